@@ -1,0 +1,84 @@
+"""What all manifests share: frozen pydantic models, canonical JSON, content digests, atomic files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import ResourceError
+
+TEMPORARY = ".fbind-tmp"
+"""Suffix of files and folders that are still being written; whatever bears it may be deleted when no one writes."""
+
+UMASK = os.umask(0o077)
+"""The process's umask, read once at import. Temporary files are made private; what they become should not be."""
+os.umask(UMASK)
+
+
+class Frozen(BaseModel):
+    """An immutable record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise plain data so that equal values always give equal text (sorted keys, no spaces)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_digest(value: Any) -> str:
+    """``"sha256:<hex>"`` of the canonical JSON of plain data."""
+    return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a pydantic error as ``field: message``, for one-line error messages."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` to a temporary name beside ``path`` and rename it, so that readers see all of it or none.
+
+    Raises :class:`ResourceError` when the disk is full or the place can't be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o666 & ~UMASK)
+        Path(temporary).replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
+
+
+def unwritable(path: Path, error: OSError) -> ResourceError:
+    """One line for an :class:`OSError` met while writing ``path``, with what to do about it."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space or write elsewhere",
+        errno.EDQUOT: "the disk quota is used up: free some space or write elsewhere",
+        errno.EROFS: "the file system is read-only: write elsewhere",
+        errno.EACCES: "permission denied: write elsewhere or change the permissions",
+        errno.EPERM: "not permitted: write elsewhere or change the permissions",
+        errno.ENOENT: "the folder is not there: create it first, or check whether it was removed meanwhile",
+        errno.ENOTDIR: "a part of that path is a file, not a folder: write elsewhere",
+    }
+    remedy = remedies.get(error.errno or 0, error.strerror or str(error))
+    return ResourceError(f"can't write {path}: {remedy}")

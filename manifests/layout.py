@@ -1,0 +1,112 @@
+"""The Zarr v3 metadata of a store, as a pure function of its manifest.
+
+Every ``zarr.json`` is generated here, byte for byte, so that the same plan always gives the same store and
+verification can compare metadata exactly. The format page of the documentation describes the result.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .codecs import ChunkCodec
+from .shards import RECORD_BYTES
+from .store import ATTRIBUTE, Column, PixelArray, ShardManifest
+
+RECORDS = "integrity/record"
+"""One row of 32 bytes per shard; a row is written when its shard is, so a missing row means a missing shard."""
+
+INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+
+
+def metadata_files(manifest: ShardManifest) -> dict[str, bytes]:
+    """Relative path to content of every ``zarr.json`` in the store."""
+    files = {"zarr.json": _group({ATTRIBUTE: manifest.model_dump(mode="json")})}
+    for group in ("recipe", "integrity"):
+        files[f"{group}/zarr.json"] = _group({})
+    for array in manifest.pixel_arrays():
+        files[f"{array.name}/zarr.json"] = _pixel_array(manifest, array)
+    for column in manifest.columns():
+        files[f"{column.name}/zarr.json"] = _column(manifest, column)
+    files[f"{RECORDS}/zarr.json"] = _array(
+        shape=[manifest.shards, RECORD_BYTES],
+        dtype="uint8",
+        chunk=[1, RECORD_BYTES],
+        codecs=[{"name": "bytes"}, {"name": "crc32c"}],
+        fill=0,
+        dimensions=["shard", "byte"],
+    )
+    return files
+
+
+def chunk_codec(manifest: ShardManifest, array: PixelArray) -> ChunkCodec:
+    """The encoder and decoder of an array's chunks."""
+    return ChunkCodec(manifest.codec, labels=array.labels)
+
+
+def _pixel_array(manifest: ShardManifest, array: PixelArray) -> bytes:
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [1, *array.sample_shape],
+            "codecs": chunk_codec(manifest, array).metadata(),
+            "index_codecs": INDEX_CODECS,
+            "index_location": "end",
+        },
+    }
+    return _array(
+        shape=[manifest.samples, *array.sample_shape],
+        dtype="uint8",
+        chunk=[manifest.samples_per_shard, *array.sample_shape],
+        codecs=[sharding],
+        fill=array.padding,
+        dimensions=list(array.dimension_names),
+    )
+
+
+def _column(manifest: ShardManifest, column: Column) -> bytes:
+    shape = [manifest.samples] if column.width == 1 else [manifest.samples, column.width]
+    endian = {} if column.dtype == "uint8" else {"configuration": {"endian": "little"}}
+    return _array(
+        shape=shape,
+        dtype=column.dtype,
+        chunk=shape,  # known as a whole before the first shard is written, and read as a whole
+        codecs=[{"name": "bytes", **endian}, ZSTD, {"name": "crc32c"}],
+        fill=0,
+        dimensions=["sample", "hw"][: len(shape)],
+    )
+
+
+def _array(
+    *,
+    shape: list[int],
+    dtype: str,
+    chunk: list[int],
+    codecs: list[dict[str, Any]],
+    fill: int,
+    dimensions: list[str],
+) -> bytes:
+    return _json(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": shape,
+            "data_type": dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": float(fill) if dtype.startswith("float") else fill,
+            "codecs": codecs,
+            "attributes": {},
+            "dimension_names": dimensions,
+            "storage_transformers": [],
+        }
+    )
+
+
+def _group(attributes: dict[str, Any]) -> bytes:
+    return _json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

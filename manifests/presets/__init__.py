@@ -1,0 +1,1 @@
+"""Named plans, as JSON."""

@@ -1,0 +1,1 @@
+"""Images to clusters to recipes to shards. OpenCV and Dask; never torch."""

@@ -1,0 +1,112 @@
+"""Where tasks run: the one module that knows Dask."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import distributed
+from distributed.client import FutureCancelledError
+from distributed.comm.core import CommClosedError
+
+from ..manifests.errors import SchedulerError
+
+CONNECT_SECONDS = 10
+WORKER_SECONDS = 60
+
+
+class Pool:
+    """Worker processes behind a Dask client."""
+
+    def __init__(self, client: distributed.Client) -> None:
+        self._client = client
+
+    def run(self, function: Callable[..., Any], tasks: Iterable[Any], *shared: Any) -> Iterator[Any]:
+        """Call ``function(task, *shared)`` for every task, one Dask task each, and yield results as they come.
+
+        The first error stops everything that has not started and is raised here. Raises :class:`SchedulerError` when
+        the workers or the scheduler are lost.
+        """
+        futures = [self._client.submit(function, task, *shared, pure=False, retries=0) for task in tasks]
+        try:
+            for future in distributed.as_completed(futures):
+                yield future.result()
+        except distributed.KilledWorker as error:
+            raise SchedulerError(
+                f"a task killed its workers several times ({error.last_worker.address if error.last_worker else '?'}): "
+                "they probably ran out of memory; use fewer --workers or a smaller --samples-per-shard"
+            ) from error
+        except (CommClosedError, FutureCancelledError) as error:
+            raise SchedulerError(
+                "the connection to the Dask scheduler was lost: start it again, then run the same command to go on"
+            ) from error
+        finally:
+            with contextlib.suppress(Exception):
+                self._client.cancel(futures)
+
+    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call ``function`` once in every worker process; what fails there is ignored (this is for tidying up)."""
+        with contextlib.suppress(Exception):
+            self._client.run(function, *arguments, on_error="ignore")
+
+
+@contextlib.contextmanager
+def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
+    """Start ``workers`` single-threaded processes on this machine, or use the cluster at ``scheduler``.
+
+    ``scheduler`` is an address (``tcp://host:8786``) or the path of a scheduler file. The local cluster listens on the
+    loopback interface only. Raises :class:`SchedulerError` when no scheduler answers or it has no workers.
+    """
+    with contextlib.ExitStack() as stack:
+        # A lost connection shows up as an exception here; the log lines that go with it would bury its message.
+        stack.enter_context(_quiet("distributed", "tornado", "asyncio"))
+        if scheduler is None:
+            cluster = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address=None,  # pyright: ignore[reportArgumentType]
+                    memory_limit=0,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+            client = stack.enter_context(distributed.Client(cluster))
+        else:
+            client = stack.enter_context(_connect(scheduler))
+        yield Pool(client)
+
+
+def _connect(scheduler: str) -> distributed.Client:
+    remedy = "check the address and that `dask scheduler` runs, or leave --scheduler out to use this machine"
+    try:
+        if scheduler.endswith(".json"):
+            client = distributed.Client(scheduler_file=scheduler, timeout=CONNECT_SECONDS)
+        else:
+            client = distributed.Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise SchedulerError(f"no Dask scheduler answers at {scheduler}: {remedy}") from error
+    try:
+        client.wait_for_workers(1, timeout=WORKER_SECONDS)
+    except TimeoutError:
+        client.close()
+        raise SchedulerError(
+            f"the scheduler at {scheduler} has no workers after {WORKER_SECONDS} s: start some with "
+            f"`dask worker {scheduler}`"
+        ) from None
+    return client
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
