@@ -47,8 +47,8 @@ def first_problem(error: ValidationError) -> str:
     return f"{where}: {message}"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary name beside ``path`` and rename it, so that readers see all of it or none.
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """Write ``parts``, one after another, under a temporary name and rename it: readers see all of it or nothing.
 
     Raises :class:`ResourceError` when the disk is full or the place can't be written.
     """
@@ -58,7 +58,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
         Path(temporary).chmod(0o666 & ~UMASK)
         Path(temporary).replace(path)
     except BaseException as error:
@@ -78,6 +78,7 @@ def unwritable(path: Path, error: OSError) -> ResourceError:
         errno.EACCES: "permission denied: write elsewhere or change the permissions",
         errno.EPERM: "not permitted: write elsewhere or change the permissions",
         errno.ENOENT: "the folder is not there: create it first, or check whether it was removed meanwhile",
+        errno.EEXIST: "a part of that path is a file, not a folder: write elsewhere",
         errno.ENOTDIR: "a part of that path is a file, not a folder: write elsewhere",
     }
     remedy = remedies.get(error.errno or 0, error.strerror or str(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .base import content_digest
 from .codecs import ChunkCodec
 from .shards import RECORD_BYTES
 from .store import ATTRIBUTE, Column, PixelArray, ShardManifest
@@ -22,7 +23,9 @@ ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 
 def metadata_files(manifest: ShardManifest) -> dict[str, bytes]:
     """Relative path to content of every ``zarr.json`` in the store."""
-    files = {"zarr.json": _group({ATTRIBUTE: manifest.model_dump(mode="json")})}
+    plain = manifest.model_dump(mode="json")
+    # The store's digest leaves out where the sources lay; this one makes any changed byte of the manifest evident.
+    files = {"zarr.json": _group({ATTRIBUTE: plain, f"{ATTRIBUTE}_digest": content_digest(plain)})}
     for group in ("recipe", "integrity"):
         files[f"{group}/zarr.json"] = _group({})
     for array in manifest.pixel_arrays():

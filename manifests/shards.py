@@ -52,7 +52,7 @@ class ShardBuilder:
         index = self._index.tobytes()
         index += google_crc32c.value(index).to_bytes(CRC_BYTES, "little")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, b"".join([*self._chunks, index]))
+        write_atomically(path, *self._chunks, index)
         return digest(index, [chunk[-CRC_BYTES:] for chunk in self._chunks])
 
 

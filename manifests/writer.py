@@ -92,17 +92,25 @@ def write_shard(path: Path, manifest: ShardManifest, shard: int, samples: Iterab
         count += 1
     if count != len(manifest.rows_of(shard)):
         raise ValueError(f"shard {shard} takes {len(manifest.rows_of(shard))} samples, got {count}")
-    record = hashlib.sha256()
+    digests = []
     written = 0
     for array, builder in zip(arrays, builders, strict=True):
         file = shard_file(path / array.name, shard, array.ndim)
         try:
-            record.update(array.name.encode() + builder.write(file))
+            digests.append((array.name, builder.write(file)))
             written += file.stat().st_size
         except OSError as error:
             raise unwritable(file, error) from error
-    _write_record(path, shard, record.digest())
+    _write_record(path, shard, shard_record(digests))
     return written
+
+
+def shard_record(digests: Iterable[tuple[str, bytes]]) -> bytes:
+    """A shard's 32-byte record: SHA-256 over the name and the digest of its file in each pixel array, in their order.
+
+    The digest is :func:`fbind.manifests.shards.digest`.
+    """
+    return hashlib.sha256(b"".join(name.encode() + digest for name, digest in digests)).digest()
 
 
 def _write_record(path: Path, shard: int, record: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import shutil
 import tempfile
 from pathlib import Path
@@ -39,10 +40,8 @@ class SourceCache:
         """
         entry = self.folder / f"{row:08d}.raw"
         try:
-            return _load(entry)
-        except FileNotFoundError:
-            pass
-        try:
+            if entry.exists():
+                return _load(entry)
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / f"lock-{row % LOCKS:02d}").open("wb")
         except OSError as error:
@@ -58,7 +57,7 @@ class SourceCache:
                     f"{image.shape[1]}x{image.shape[0]}: the two must have one size"
                 )
             header = np.array(labels.shape, "<u4").tobytes()
-            write_atomically(entry, b"".join([header, image.tobytes(), labels.tobytes()]))
+            write_atomically(entry, header, image.tobytes(), labels.tobytes())
             return image, labels
 
     def remove(self) -> None:
@@ -67,8 +66,9 @@ class SourceCache:
 
 
 def _load(entry: Path) -> tuple[np.ndarray, np.ndarray]:
-    # Read instead of mapped: mapped pages count as a worker's memory, and Dask pauses workers that seem to grow.
-    raw = np.fromfile(entry, np.uint8)
+    # Mapped, not read: the pages are in memory already, and copying them would take as long as blending them.
+    with entry.open("rb") as file:
+        raw = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     height, width = (int(side) for side in raw[:8].view("<u4"))
     area = height * width
     return raw[8 : 8 + 3 * area].reshape(height, width, 3), raw[8 + 3 * area :].reshape(height, width)

@@ -179,9 +179,10 @@ def category_sets(clusters: ClusterManifest) -> tuple[np.ndarray, np.ndarray]:
 def uniform_delta(count: int, low: float, high: float, rng: np.random.Generator) -> np.ndarray:
     """(count,) float32, uniform in [low, high]; rounding to float32 never leaves the range."""
     values = (low + (high - low) * rng.random(count)).astype(np.float32)
+    # Compared as Python floats: against a float32, NumPy would round the bound to float32 first.
     least, most = np.float32(low), np.float32(high)
-    if least < low:
+    if float(least) < low:
         least = np.nextafter(least, np.float32(2))
-    if most > high:
+    if float(most) > high:
         most = np.nextafter(most, np.float32(-1))
     return np.clip(values, least, max(least, most))

@@ -1,0 +1,46 @@
+"""What every test needs: a quiet, repeatable environment, and real images only where there are some."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports matplotlib: no test opens a window.
+os.environ["MPLBACKEND"] = "Agg"
+
+# Time limits per example would make tests fail on a busy machine; in CI a failure must be one that others can repeat.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+VOC_ROOT = os.environ.get("FBIND_VOC_ROOT")
+
+
+def pytest_report_header() -> str:
+    return f"real images: {VOC_ROOT or 'none, so the tests marked voc are skipped (set FBIND_VOC_ROOT)'}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if VOC_ROOT:
+        return
+    skip = pytest.mark.skip(reason="FBIND_VOC_ROOT does not name a folder of real PASCAL VOC images")
+    for item in items:
+        if "voc" in item.keywords and item.get_closest_marker("voc"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def voc_root() -> Path:
+    """The real images; only for tests marked ``voc``."""
+    if not VOC_ROOT:
+        pytest.fail("the fixture voc_root is for tests marked voc")
+    return Path(VOC_ROOT)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the repository."""
+    return Path(__file__).parents[1]
