@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import dask
+import dask.config
 import distributed
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
@@ -73,7 +73,7 @@ def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
                     n_workers=workers,
                     threads_per_worker=1,
                     host="127.0.0.1",
-                    dashboard_address=None,  # pyright: ignore[reportArgumentType]
+                    dashboard_address="127.0.0.1:0",  # None would still listen, on a fixed port
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,
                 )
