@@ -19,7 +19,8 @@ command line prints that line and exits with the class's ``exit_code``.
     ├── ResourceError             6   disk space, permissions, memory, network, devices
     ├── SchedulerError            7   no Dask scheduler or worker answers
     ├── CheckpointError           8   a checkpoint can't be read or does not fit
-    └── MissingExtraError         9   an optional part of fbind is not installed
+    ├── MissingExtraError         9   an optional part of fbind is not installed
+    └── InterruptedRunError     130   the user stopped it (Ctrl-C); what was done is kept
 """
 
 from __future__ import annotations
@@ -109,3 +110,9 @@ class MissingExtraError(FbindError):
     """A command needs an extra of fbind that is not installed."""
 
     exit_code = 9
+
+
+class InterruptedRunError(FbindError):
+    """The user stopped a run; what was recorded is kept, and the message says how to go on."""
+
+    exit_code = 130

@@ -14,8 +14,9 @@ def count_pixels(label_map: np.ndarray) -> dict[int, int]:
     several times faster than a histogram of all pixels.
     """
     flat = label_map.reshape(-1)
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    lengths = np.diff(starts, append=flat.size)
-    counts = np.bincount(flat[starts], weights=lengths, minlength=256)
-    counts[VOID] = 0
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    lengths = ends.copy()  # np.diff would do, at twice the price of the subtraction
+    lengths[0] += 1
+    lengths[1:] -= ends[:-1]
+    counts = np.bincount(flat[ends], weights=lengths).tolist()
+    return {value: int(count) for value, count in enumerate(counts) if count and value != VOID}

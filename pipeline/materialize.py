@@ -14,7 +14,14 @@ from typing import Literal, Protocol
 
 from ..manifests.base import TEMPORARY, unwritable
 from ..manifests.clusters import ClusterManifest
-from ..manifests.errors import CorruptStoreError, FbindError, SourceError, StoreError, StoreExistsError
+from ..manifests.errors import (
+    CorruptStoreError,
+    FbindError,
+    InterruptedRunError,
+    SourceError,
+    StoreError,
+    StoreExistsError,
+)
 from ..manifests.layout import RECORDS
 from ..manifests.reader import BlendStore, read_manifest
 from ..manifests.store import ShardManifest
@@ -106,7 +113,14 @@ def materialize(
             check_same_plan(existing, plan, out)
             done = recorded(out, existing)
             progress.resuming(len(done), existing.shards)
-        written = _write(pool, plan.manifest, out, done, run, progress)
+        try:
+            written = _write(pool, plan.manifest, out, done, run, progress)
+        except KeyboardInterrupt:
+            kept = len(recorded(out, plan.manifest))
+            raise InterruptedRunError(
+                f"stopped: {kept} of {plan.manifest.shards} shards of {out} are written; run the same command again to "
+                "go on"
+            ) from None
     sealed = seal(out, plan.manifest, BlendStore.open(out, allow_incomplete=True).columns())
     return Outcome(sealed, stored_bytes(out), time.perf_counter() - begin, written)
 

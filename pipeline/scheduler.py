@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -68,8 +70,8 @@ def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
         stack.enter_context(_quiet("distributed", "tornado", "asyncio"))
         if scheduler is None:
             stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": _environment()}))
-            cluster = stack.enter_context(
-                distributed.LocalCluster(
+            with _no_interrupts():
+                cluster = distributed.LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
                     host="127.0.0.1",
@@ -77,7 +79,7 @@ def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,
                 )
-            )
+            stack.enter_context(cluster)
             client = stack.enter_context(distributed.Client(cluster))
         else:
             client = stack.enter_context(_connect(scheduler))
@@ -106,6 +108,22 @@ def _connect(scheduler: str) -> distributed.Client:
             f"`dask worker {scheduler}`"
         ) from None
     return client
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C for the moment of starting workers, which inherit that for good.
+
+    A terminal sends it to the workers too, and each would print a traceback. This process ends them when it gets it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers, and gets Ctrl-C
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from ..manifests.clusters import ClusterManifest, MembershipRule
+from ..manifests.clusters import ClusterManifest
 
 
 class Pair(NamedTuple):
@@ -43,16 +43,14 @@ class ClusterStatistics:
     @classmethod
     def of(cls, manifest: ClusterManifest) -> Self:
         """Compute the statistics of a manifest."""
-        labels = manifest.labels
-        categories = list(labels.categories)
+        categories = list(manifest.labels.categories)
         row = {category: index for index, category in enumerate(categories)}
-        contains = MembershipRule(membership="all", min_pixels=manifest.rule.min_pixels)
         presence = np.zeros((len(manifest.images), len(categories)), bool)
         pixels = np.zeros(len(categories), np.int64)
         for index, image in enumerate(manifest.images):
-            presence[index, [row[category] for category in contains.categories(image.pixels, labels)]] = True
             for value, count in image.pixels.items():
                 if value in row:
+                    presence[index, row[value]] = count >= manifest.rule.min_pixels
                     pixels[row[value]] += count
         per_image = presence.sum(axis=1)
         members = set().union(*manifest.clusters.values())

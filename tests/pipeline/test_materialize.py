@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -147,21 +148,27 @@ def test_resuming_with_another_option_names_it(clusters: ClusterManifest, make: 
     assert make(clusters).written == 0
 
 
-def test_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, fbind: Fbind) -> None:
-    """kill -9 of the whole process group, at the moment the first shards are recorded."""
-    save_clusters(clusters_of(write_voc(tmp_path / "many", 60)), tmp_path / "many.json")
-    options = ["--clusters", "many.json", "--samples-per-shard", "1", "--workers", "1"]
-    command = [sys.executable, "-m", "fbind.cli", "materialize-blends", *options, "--out", "killed.zarr"]
-    records = tmp_path / "killed.zarr/integrity/record/c"
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 60
+def start_and_signal(folder: Path, out: str, options: list[str], signum: int) -> subprocess.Popen[str]:
+    """Start a run of one sample per shard, and signal its whole process group when a few shards are recorded."""
+    save_clusters(clusters_of(write_voc(folder / "many", 60)), folder / "many.json")
+    command = [sys.executable, "-m", "fbind.cli", "materialize-blends", *options, "--out", out]
+    process = subprocess.Popen(command, cwd=folder, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    records, limit = folder / out / "integrity/record/c", time.monotonic() + 60
     while not records.is_dir() or len(list(records.iterdir())) < 3:
         assert process.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done_before = len(list(records.iterdir()))
+    os.killpg(process.pid, signum)
+    return process
+
+
+def test_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, fbind: Fbind) -> None:
+    """kill -9 of the whole process group."""
+    cache = ["--cache-dir", str(tmp_path / "cache")]  # a killed run leaves its decoded sources behind
+    options = ["--clusters", "many.json", "--samples-per-shard", "1", "--workers", "1", *cache]
+    process = start_and_signal(tmp_path, "killed.zarr", options, signal.SIGKILL)
+    process.communicate()
+    done_before = len(list((tmp_path / "killed.zarr/integrity/record/c").iterdir()))
     assert not BlendStore.open(tmp_path / "killed.zarr", allow_incomplete=True).manifest.complete
     resumed = fbind("materialize-blends", *options, "--out", "killed.zarr")
     assert resumed.returncode == 0, resumed.stderr
@@ -169,6 +176,20 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, fbind: Fbind) -> N
     assert done_before < BlendStore.open(tmp_path / "killed.zarr").manifest.shards
     assert fbind("materialize-blends", *options, "--out", "whole.zarr").returncode == 0
     assert contents(tmp_path / "killed.zarr") == contents(tmp_path / "whole.zarr")
+
+
+def test_ctrl_c_says_how_to_go_on_and_tidies_up(tmp_path: Path) -> None:
+    """As a terminal sends it: to the workers too."""
+    cache = tmp_path / "cache"
+    options = ["--clusters", "many.json", "--samples-per-shard", "1", "--workers", "1", "--cache-dir", str(cache)]
+    process = start_and_signal(tmp_path, "stopped.zarr", options, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(
+        r"stopped: \d+ of 150 shards of stopped\.zarr are written; run the same command again to go on\n$", errors
+    )
+    assert "Traceback" not in errors
+    assert list(cache.iterdir()) == []
 
 
 def test_existing_output(clusters: ClusterManifest, make: Maker, tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ class Quiet(SimpleHTTPRequestHandler):
             self.requests.append(self.path)
 
 
+# urllib, inside torchvision's downloader, leaves the sockets of connections that failed to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
+
+
 @pytest.fixture
 def served(tmp_path: Path, voc_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on a local server that holds both archives; torchvision is pointed at it."""

@@ -1,0 +1,26 @@
+"""``fbind preview``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The sheet to draw (.png or .jpg).")
+@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="How many samples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws which samples.")
+def preview(store: Path, out: Path, samples: int, seed: int) -> None:
+    """Draw samples of STORE as a contact sheet.
+
+    Shows the blended images too, as long as the dataset lies where it lay when the store was made.
+    """
+    from ...manifests.reader import BlendStore
+    from ..preview import draw_preview
+
+    note = draw_preview(BlendStore.open(store), out, samples=samples, seed=seed)
+    if note:
+        click.echo(f"note: the sheet goes without the images that were blended: {note}", err=True)
+    click.echo(f"wrote {out}")

@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fbind.manifests.errors import MissingFileError
+from fbind.manifests.reader import BlendStore
+from fbind.pipeline.inspection import Inspection, inspect_store
+
+
+def test_counts_and_histogram_add_up(blends: Path):
+    found = inspect_store(blends)
+    store = BlendStore.open(blends)
+    assert found.written_samples == 10
+    assert sum(count.dominant for count in found.categories) == 10
+    assert sum(count.phantom for count in found.categories) == 10
+    person = next(count for count in found.categories if count.name == "person")
+    assert person.phantom == int(np.sum(store.column("recipe/phantom_class") == 15))
+    assert len(found.categories) == 20
+    assert sum(part.samples for part in found.delta_histogram) == 10
+    assert found.delta_histogram[0].low == 0.7
+    assert found.delta_histogram[-1].high == 1.0
+    assert found.delta.smallest == pytest.approx(store.column("delta").min(), abs=1e-6)
+
+
+def test_bytes_are_those_on_disk(blends: Path):
+    found = inspect_store(blends)
+    image = sum(file.stat().st_size for file in (blends / "image" / "c").rglob("*") if file.is_file())
+    assert found.bytes[0].stored == image
+    assert found.bytes[0].raw == 10 * 50 * 50 * 3
+    stored = sum(array.stored for array in found.bytes)
+    assert found.bytes_per_sample == pytest.approx(stored / 10)
+    assert found.stored_per_raw == pytest.approx(stored / (10 * 50 * 50 * 5))
+
+
+def test_an_incomplete_store_can_be_inspected(incomplete: Path):
+    found = inspect_store(incomplete)
+    assert (found.written_shards, found.shards, found.written_samples) == (2, 3, 8)
+    assert found.manifest["complete"] is False
+    assert found.bytes[1].raw == 8 * 50 * 50
+
+
+def test_a_plain_store_has_no_categories(plain: Path):
+    found = inspect_store(plain)
+    assert found.categories == ()
+    assert found.delta_histogram == ()
+    assert found.delta.smallest == found.delta.largest == 1.0
+
+
+def test_json_round_trip(blends: Path):
+    found = inspect_store(blends)
+    assert Inspection.model_validate_json(found.model_dump_json()) == found
+
+
+def test_no_store(tmp_path: Path):
+    with pytest.raises(MissingFileError, match="no store at"):
+        inspect_store(tmp_path / "nothing")
+
+
+def test_the_command_fits_80_columns_and_prints_json(blends: Path, incomplete: Path, fbind):
+    text = fbind("inspect", blends)
+    assert text.returncode == 0
+    assert max(len(line) for line in text.stdout.split("\n")[1:]) <= 80  # the first is the path
+    assert "category (delta 0.7 to 1.0, align resize, disjoint no)" in text.stdout
+    assert "`fbind verify` checks the bytes" in text.stdout
+    assert "incomplete: 2 of 3 shards are written" in fbind("inspect", incomplete).stdout.replace("\n          ", " ")
+    assert json.loads(fbind("inspect", blends, "--json").stdout)["manifest"]["seed"] == 1

@@ -1,0 +1,67 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fbind.manifests.errors import ConfigError, ResourceError
+from fbind.manifests.labels import VOC_LABELS
+from fbind.manifests.reader import BlendStore
+from fbind.pipeline.preview import draw_preview, overlay, read_originals
+from fbind.pipeline.sources import open_source
+
+
+def test_the_originals_give_the_blend_by_eq_1(blends: Path):
+    store = BlendStore.open(blends)
+    sample = store.read(0)
+    dominant, phantom = read_originals(store, open_source(store.manifest.source), sample)
+    expected = sample.delta * dominant.astype(float) + (1 - sample.delta) * phantom.astype(float)
+    assert np.abs(sample.image - expected).max() <= 0.51
+
+
+def test_the_overlay_shows_background_category_and_void_apart():
+    image = np.full((12, 36, 3), 100, np.uint8)
+    labels = np.zeros((12, 36), np.uint8)
+    labels[:, 12:24] = 15
+    labels[:, 24:] = 255
+    picture = np.asarray(overlay(image, labels, VOC_LABELS, (36, 12))).astype(int)
+    assert picture[6, 5].tolist() == [185, 185, 185]  # 0.45 * 100 + 0.55 * 255
+    assert picture[6, 18].tolist() == [160, 118, 118]  # 0.66 * (192, 128, 128) + 0.34 * 100
+    assert set(map(tuple, picture[:, 26:].reshape(-1, 3).tolist())) == {(150, 150, 150), (255, 255, 255)}
+    assert picture[6, 12].tolist() == [255, 255, 255]  # the boundary
+
+
+def test_sheets_have_a_column_for_every_picture(blends: Path, plain: Path, tmp_path: Path):
+    assert draw_preview(BlendStore.open(blends), tmp_path / "blends.png", samples=3) is None
+    assert draw_preview(BlendStore.open(plain), tmp_path / "plain.jpg", samples=99) is None
+    with Image.open(tmp_path / "blends.png") as blended, Image.open(tmp_path / "plain.jpg") as plain_sheet:
+        assert blended.width > 2 * plain_sheet.width
+        assert plain_sheet.format == "JPEG"
+
+
+def test_the_same_seed_draws_the_same_sheet(blends: Path, tmp_path: Path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        draw_preview(BlendStore.open(blends), tmp_path / f"{name}.png", samples=3, seed=seed)
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_without_the_dataset_the_sheet_says_so_and_goes_without(blends: Path, voc: Path, tmp_path: Path, fbind):
+    store = BlendStore.open(blends)
+    draw_preview(store, tmp_path / "with.png", samples=2)
+    shutil.rmtree(voc)
+    result = fbind("preview", blends, "--out", tmp_path / "without.png", "--samples", 2)
+    assert result.returncode == 0
+    assert "no dataset at" in result.stderr
+    with Image.open(tmp_path / "with.png") as complete, Image.open(tmp_path / "without.png") as reduced:
+        assert reduced.width < complete.width
+
+
+def test_what_can_not_be_written(blends: Path, tmp_path: Path):
+    store = BlendStore.open(blends)
+    with pytest.raises(ConfigError, match=r"end its name in \.png"):
+        draw_preview(store, tmp_path / "sheet.bmp")
+    with pytest.raises(ResourceError, match="create it first"):
+        draw_preview(store, tmp_path / "no" / "sheet.png")
