@@ -1,6 +1,7 @@
-"""Image and label files: decoded with Pillow, checked, and refused with one line that says how to mend them.
+"""Image and label files: decoded, checked, and refused with one line that says how to mend them.
 
-Both are decoded by the library that reads the peers' datasets, so that a stored pixel is the one everybody else sees.
+Both are decoded by Pillow, the library that reads the peers' datasets, so that a stored pixel is the one everybody else
+sees; only label maps of the commonest kind take a shorter way.
 What a mode promises is checked against how the file really stores it: Pillow spreads the values of a 4-bit grey PNG
 over 0..255 and cuts 16-bit colours to 8 bits without a word.
 """
@@ -19,6 +20,7 @@ from PIL import Image, ImageFile
 
 from ...manifests.errors import BadImageError, BadLabelError, MissingFileError, SourceError
 from ...manifests.labels import LabelSet
+from .png import decode_plain_indices
 
 # Pillow's default, but other libraries switch it on, and then half an image is filled with grey.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -59,6 +61,10 @@ def read_labels(path: Path) -> np.ndarray:
     Raises :class:`MissingFileError`, :class:`BadLabelError` (not a PNG, truncated, damaged, or another mode), or
     :class:`SourceError` when the file can't be read at all.
     """
+    with contextlib.suppress(OSError):  # what can't be read here is reported below
+        indices = decode_plain_indices(path.read_bytes())
+        if indices is not None:
+            return indices
     with _opened(path, ("PNG",), BadLabelError, "label map") as image:
         mode = _stored_mode(image)
         if mode in ("P", "L"):

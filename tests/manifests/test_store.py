@@ -77,7 +77,8 @@ def test_xarray_reads_the_store_in_a_process_without_fbind(written: Written) -> 
     assert done.returncode == 0, done.stderr
     total = sum(int(pixels.image.sum()) for pixels in written.pixels)
     assert done.stdout == (
-        "[('hw', 2), ('rgb', 3), ('sample', 7), ('x', 24), ('y', 20)] ['delta', 'dominant', 'image', 'phantom', 'size'] "
+        "[('hw', 2), ('rgb', 3), ('sample', 7), ('x', 24), ('y', 20)] "
+        "['delta', 'dominant', 'image', 'phantom', 'size'] "
         f"['dominant_class', 'dominant_image', 'phantom_class', 'phantom_image'] {total}\n"
     )
 
