@@ -65,8 +65,8 @@ class ChunkCodec:
         """The inner codecs as Zarr v3 metadata, from the array's bytes to the stored ones."""
         return [{"name": "bytes"}, *self._json, {"name": "crc32c"}]
 
-    def encode(self, array: np.ndarray) -> bytes:
-        """The chunk's stored bytes, checksum included."""
+    def encode(self, array: np.ndarray) -> tuple[bytes, bytes]:
+        """The chunk's stored bytes in two parts, the second its checksum: joining them would copy every image."""
         raw = np.ascontiguousarray(array).reshape(-1)
         if self._codec is None:
             body = raw.tobytes()
@@ -74,7 +74,7 @@ class ChunkCodec:
             if self._blosc:
                 single_threaded_blosc()
             body = bytes(self._codec.encode(raw))
-        return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
+        return body, google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
 
     def decode(self, stored: bytes, shape: tuple[int, ...]) -> np.ndarray:
         """The uint8 array in a chunk.

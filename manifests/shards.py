@@ -37,23 +37,26 @@ class ShardBuilder:
     """Collects the encoded chunks of one shard of one array, in sample order."""
 
     def __init__(self, samples_per_shard: int) -> None:
-        self._chunks: list[bytes] = []
+        self._parts: list[bytes] = []
+        self._checksums: list[bytes] = []
         self._index = np.full((samples_per_shard, 2), ABSENT, "<u8")
         self._offset = 0
 
-    def append(self, chunk: bytes) -> None:
-        """Add the next sample's chunk (bytes that end with their crc32c)."""
-        self._index[len(self._chunks)] = self._offset, len(chunk)
-        self._offset += len(chunk)
-        self._chunks.append(chunk)
+    def append(self, body: bytes, checksum: bytes) -> None:
+        """Add the next sample's chunk: its compressed bytes, then their crc32c."""
+        length = len(body) + len(checksum)
+        self._index[len(self._checksums)] = self._offset, length
+        self._offset += length
+        self._parts += (body, checksum)
+        self._checksums.append(checksum)
 
     def write(self, path: Path) -> bytes:
         """Write the shard atomically; returns its digest (see :func:`digest`)."""
         index = self._index.tobytes()
         index += google_crc32c.value(index).to_bytes(CRC_BYTES, "little")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, *self._chunks, index)
-        return digest(index, [chunk[-CRC_BYTES:] for chunk in self._chunks])
+        write_atomically(path, *self._parts, index)
+        return digest(index, self._checksums)
 
 
 def digest(index: bytes, checksums: list[bytes]) -> bytes:

@@ -88,7 +88,7 @@ def write_shard(path: Path, manifest: ShardManifest, shard: int, samples: Iterab
             canvas[:height, :width] = pixels
             canvas[height:] = array.padding
             canvas[:height, width:] = array.padding
-            builder.append(codec.encode(canvas))
+            builder.append(*codec.encode(canvas))
         count += 1
     if count != len(manifest.rows_of(shard)):
         raise ValueError(f"shard {shard} takes {len(manifest.rows_of(shard))} samples, got {count}")

@@ -206,14 +206,14 @@ def _frame(height: int, width: int, center: np.ndarray, angle: float) -> tuple[n
 
 def _texture(rng: np.random.Generator, category: Category, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
     """(h, w, 3) float32 colours in 0..255 of an object's surface, over its own frame."""
-    hue = category.hue + rng.uniform(-0.05, 0.05)
-    value = rng.uniform(0.55, 1.0)
-    ground = _hsv(hue, rng.uniform(0.45, 0.95), value)
+    hue = category.hue + rng.uniform(-0.03, 0.03)
+    value = rng.uniform(0.8, 1.0)
+    ground = _hsv(hue, rng.uniform(0.8, 0.95), value)
     # The second colour is a darker or a paler one of the same hue.
-    ink = _hsv(hue, 0.8, 0.35 * value) if rng.random() < 0.5 else _hsv(hue, 0.15, min(1.0, 1.3 * value))
-    period = size * rng.uniform(0.06, 0.09)
+    ink = _hsv(hue, 0.8, 0.3 * value) if rng.random() < 0.7 else _hsv(hue, 0.15, value)
+    period = size * rng.uniform(0.08, 0.1)
     pattern = _pattern(category.texture, x, y, period, rng.uniform(0, 2 * np.pi))[:, :, None]
-    slope = rng.normal(0, 0.35, 2)
+    slope = rng.normal(0, 0.2, 2)
     light = 1 + (slope[0] * x + slope[1] * y) / size
     return ((ground + pattern * (ink - ground)) * light[:, :, None]).astype(np.float32)
 
@@ -238,19 +238,22 @@ def _pattern(texture: str, x: np.ndarray, y: np.ndarray, period: float, phase: f
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(h, w, 3) float32: a colour gradient, cloudy noise, and clutter that has the objects' hues and textures."""
+    """(h, w, 3) float32: pale clouds, and a little clutter that has the objects' hues and textures.
+
+    Calmer than photographs on purpose: a blend weakens both its images, and the small network of the demo has only
+    minutes to find objects in the weaker one.
+    """
     size = max(height, width)
     x, y = _frame(height, width, np.array([width / 2, height / 2]), rng.uniform(0, 2 * np.pi))
-    mix = np.clip(x / size + 0.5, 0, 1)[:, :, None]
-    first, second = (_hsv(rng.random(), rng.uniform(0.0, 0.55), rng.uniform(0.2, 0.95)) for _ in range(2))
-    canvas = (first + mix * (second - first)).astype(np.float32)
-    for cells, strength in ((3, 28.0), (9, 16.0), (30, 9.0)):
+    tint = _hsv(rng.random(), rng.uniform(0.0, 0.15), rng.uniform(0.4, 0.6))
+    canvas = np.broadcast_to(tint, (height, width, 3)).copy()
+    for cells, strength in ((3, 10.0), (9, 6.0), (30, 4.0)):
         noise = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
         canvas += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(rng.integers(2, 8)):
+    for _ in range(rng.integers(0, 3)):
         clutter = np.zeros((height, width), np.uint8)
         corner = rng.uniform(0, 1, 2) * [width, height]
-        points = np.round(corner + rng.normal(0, 0.12 * size, (rng.integers(2, 6), 2))).astype(np.int32)
+        points = np.round(corner + rng.normal(0, 0.08 * size, (rng.integers(2, 6), 2))).astype(np.int32)
         if rng.random() < 0.5:
             cv2.polylines(clutter, [points], isClosed=False, color=(255,), thickness=int(rng.integers(1, 4)))
         else:

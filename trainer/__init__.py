@@ -1,0 +1,1 @@
+"""Shards to network to metrics. torch; never Dask, never OpenCV."""
