@@ -146,7 +146,7 @@ def test_labels_in_the_padding_are_found(blends: Path, monkeypatch: pytest.Monke
     manifest = read_manifest(blends)
     encode = ChunkCodec.encode
 
-    def stain(self: ChunkCodec, array: np.ndarray) -> bytes:
+    def stain(self: ChunkCodec, array: np.ndarray) -> tuple[bytes, bytes]:
         array[-1, -1] = 0
         return encode(self, array)
 
