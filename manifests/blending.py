@@ -51,15 +51,19 @@ def align(image: np.ndarray, labels: np.ndarray, size: tuple[int, int], how: Ali
 
 
 def blend(
-    dominant: tuple[np.ndarray, np.ndarray], phantom: tuple[np.ndarray, np.ndarray], delta: float, how: Align = "resize"
+    dominant: tuple[np.ndarray, np.ndarray],
+    phantom: tuple[np.ndarray, np.ndarray],
+    delta: float,
+    how: Align = "resize",
+    out: np.ndarray | None = None,
 ) -> Blend:
     """Eq. 1: ``I = δ·I₁ + (1 - δ)·I₂``, rounded to the nearest grey level.
 
     ``dominant`` and ``phantom`` are (image (h, w, 3) uint8, labels (h, w) uint8) pairs; the phantom is aligned to the
-    dominant first. ``delta`` lies in [0, 1].
+    dominant first. ``delta`` lies in [0, 1]. ``out``, an array like the dominant image, receives the blend.
     """
     import cv2
 
     image, labels = dominant
     partner, partner_labels = align(*phantom, (image.shape[0], image.shape[1]), how)
-    return Blend(cv2.addWeighted(image, delta, partner, 1.0 - delta, 0.0), labels, partner_labels)
+    return Blend(cv2.addWeighted(image, delta, partner, 1.0 - delta, 0.0, dst=out), labels, partner_labels)

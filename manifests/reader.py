@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from pydantic import ValidationError
 
-from .base import first_problem
+from .base import content_digest, first_problem
 from .errors import (
     CorruptStoreError,
     IncompleteStoreError,
@@ -84,6 +84,9 @@ class BlendStore:
         """
         if name not in self._columns:
             expected = {column.name: column for column in self.manifest.columns()}[name]
+            chunk = self.path.joinpath(name, "c", *["0"] * (1 if expected.width == 1 else 2))
+            if not chunk.is_file():  # Zarr would read what is not there as zeros
+                raise CorruptStoreError(f"column {name} of {self.path} is missing: no file {chunk}")
             try:
                 array: Any = zarr.open_array(self.path / name, mode="r")
                 values = np.asarray(array[...])
@@ -155,13 +158,19 @@ def read_manifest(path: Path) -> ShardManifest:
     except ValueError as error:
         raise CorruptStoreError(f"{file} is damaged: it is not valid JSON ({error})") from None
     attributes = plain.get("attributes") if isinstance(plain, dict) else None
-    manifest = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+    attributes = attributes if isinstance(attributes, dict) else {}
+    manifest = attributes.get(ATTRIBUTE)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise StoreError(f"{path} is not a store of blends (its group has no {ATTRIBUTE!r} attribute of {FORMAT!r})")
     if manifest.get("version") != VERSION:
         raise UnknownVersionError(
             f"{path} has version {manifest.get('version')!r} of the store format, this fbind reads {VERSION}: "
             "use the fbind that wrote it, or write it again"
+        )
+    if attributes.get(f"{ATTRIBUTE}_digest") != content_digest(manifest):
+        raise CorruptStoreError(
+            f"the manifest in {file} does not match its digest, so it was edited or damaged: restore it from a copy, "
+            "or write the store again with `fbind materialize-blends --overwrite`"
         )
     try:
         return ShardManifest.model_validate_json(json.dumps(manifest))

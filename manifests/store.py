@@ -41,7 +41,8 @@ class ShardManifest(Frozen):
     """The ``fbind`` attribute of a store's group.
 
     ``samples`` recipes, ``samples_per_shard`` of them in each shard; ``canvas`` is the (height, width) every sample is
-    padded to; ``images`` is the id table that ``recipe/*_image`` point into. ``digest`` is empty until ``complete``,
+    padded to; ``converted`` says that images which were not RGB have been converted, ``left_out`` which images could
+    not be used; ``images`` is the id table that ``recipe/*_image`` point into. ``digest`` is empty until ``complete``,
     then it seals the content: manifest, recipes and every shard's record.
     """
 
@@ -58,6 +59,7 @@ class ShardManifest(Frozen):
     source: SourceSpec
     rule: MembershipRule
     clusters_digest: str
+    converted: bool = False
     left_out: tuple[str, ...] = ()
     images: tuple[str, ...] = Field(min_length=1)
     software: dict[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -10,14 +11,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from ..manifests.base import TEMPORARY, unwritable
 from ..manifests.clusters import ClusterManifest
 from ..manifests.errors import (
     CorruptStoreError,
-    FbindError,
     InterruptedRunError,
+    ManifestError,
     SourceError,
     StoreError,
     StoreExistsError,
@@ -26,12 +27,10 @@ from ..manifests.layout import RECORDS
 from ..manifests.reader import BlendStore, read_manifest
 from ..manifests.store import ShardManifest
 from ..manifests.writer import create_store, recorded, seal
-from .plan import Plan, StoreOptions, check_space, make_plan
+from .plan import Plan, StoreOptions, check_room, make_plan, stored_bytes
 from .scheduler import Pool, open_pool
-from .shardtask import Problem, Run, ShardReport, check_sources, make_shard
+from .shardtask import Problem, Run, ShardReport, check_sources, make_shard, remove_cache
 from .sources import open_source
-
-OnBadImage = Literal["stop", "skip", "convert"]
 
 IMAGES_PER_TASK = 16
 
@@ -64,6 +63,10 @@ class Workers:
     scheduler: str | None = None
     cache_dir: str | None = None
 
+    def local_cache(self) -> Path | None:
+        """The folder below which this machine keeps its decoded sources; ``None`` when other machines do the work."""
+        return None if self.scheduler else Path(self.cache_dir or tempfile.gettempdir())
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -83,27 +86,29 @@ def materialize(
     workers: Workers,
     progress: Progress,
     *,
-    on_bad_image: OnBadImage = "stop",
+    skip: bool = False,
     overwrite: bool = False,
 ) -> Outcome:
     """Write the store that ``options`` ask for to ``out``, or go on with it where an earlier run was interrupted.
 
+    ``skip`` leaves out images that can't be used, instead of stopping; ``overwrite`` replaces a store that is there.
     The bytes of the store depend on the clusters, the sources and the options, never on the workers. Raises the errors
     of the sources, of planning and of writing (see :mod:`fbind.manifests.errors`); whatever was recorded by then stays.
     """
     begin = time.perf_counter()
+    if out.is_symlink():
+        out = Path(os.path.realpath(out))  # a link to a store stands for the store
     plan = make_plan(clusters, options)
-    open_source(clusters.source)
+    check_labels(clusters)
     existing = existing_plan(out, overwrite)
-    check_place(plan, out, workers)
-    run = Run(secrets.token_hex(6), workers.cache_dir, clusters.source, on_bad_image == "convert")
+    check_writable(out)
+    check_room(plan, out, workers.local_cache())
+    run = Run(secrets.token_hex(6), workers.cache_dir, clusters.source, options.convert)
     with _workers(workers, run) as pool:
         problems = _check(pool, plan, clusters, run, progress)
-        if problems and on_bad_image != "skip":
-            raise _first(problems)
         if problems:
-            bad = {problem.image_id for problem in problems}
-            plan = make_plan(clusters.without(bad), options, tuple(sorted(bad)))
+            bad = _leave_out(problems, clusters, skip)
+            plan = make_plan(clusters.without(set(bad)), options, bad)
             progress.left_out(problems, plan)
         if existing is None or overwrite:
             _clear(out)
@@ -129,21 +134,34 @@ def existing_plan(out: Path, overwrite: bool) -> ShardManifest | None:
     """The manifest of an interrupted store at ``out``, or ``None`` when nothing is there.
 
     Raises :class:`StoreExistsError` for a complete store (unless ``overwrite``) and for anything that is not a store:
-    fbind deletes nothing that it did not write.
+    nothing but a store is ever deleted, and that as a whole.
     """
-    if not out.exists() and not out.is_symlink():
+    if not out.exists():
         return None
     try:
         manifest = read_manifest(out)
-    except CorruptStoreError:
+    except StoreError as error:
+        if overwrite and isinstance(error, CorruptStoreError) and (out / RECORDS).is_dir():
+            return None
+        if isinstance(error, CorruptStoreError):
+            raise
+        raise StoreExistsError(f"{out} exists and is not a store of blends: choose another --out") from error
+    except ManifestError:
         if overwrite and (out / RECORDS).is_dir():
             return None
         raise
-    except StoreError as error:
-        raise StoreExistsError(f"{out} exists and is not a store of blends: choose another --out") from error
     if manifest.complete and not overwrite:
         raise StoreExistsError(f"{out} is already there, complete: choose another --out, or pass --overwrite")
     return manifest
+
+
+def check_labels(clusters: ClusterManifest) -> None:
+    """Raise :class:`ManifestError` when the dataset's classes are no longer those that were counted."""
+    if open_source(clusters.source).labels != clusters.labels:
+        raise ManifestError(
+            f"the classes of the dataset at {clusters.source.root} are not those of the clusters file: "
+            "run `fbind build-clusters` on this dataset again"
+        )
 
 
 def check_same_plan(existing: ShardManifest, plan: Plan, out: Path) -> None:
@@ -159,11 +177,8 @@ def check_same_plan(existing: ShardManifest, plan: Plan, out: Path) -> None:
             )
 
 
-def check_place(plan: Plan, out: Path, workers: Workers) -> None:
-    """Raise :class:`~fbind.manifests.errors.ResourceError` unless ``out`` is writable and the disk holds the plan.
-
-    What a store at ``out`` already takes counts as free, since it is either gone on with or overwritten.
-    """
+def check_writable(out: Path) -> None:
+    """Raise :class:`~fbind.manifests.errors.ResourceError` unless something can be created where ``out`` is to be."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         probe = out.parent / f".{out.name}{TEMPORARY}"
@@ -171,18 +186,6 @@ def check_place(plan: Plan, out: Path, workers: Workers) -> None:
         probe.unlink()
     except OSError as error:
         raise unwritable(out, error) from error
-    needed = plan.estimated_bytes - stored_bytes(out)
-    if workers.scheduler is None:  # otherwise the caches lie on other machines
-        cache = Path(workers.cache_dir or tempfile.gettempdir())
-        check_space(plan.cache_bytes, cache)
-        if cache.exists() and cache.stat().st_dev == out.parent.stat().st_dev:
-            needed += plan.cache_bytes
-    check_space(needed, out)
-
-
-def stored_bytes(store: Path) -> int:
-    """Bytes of all files below ``store``; 0 when it is not there."""
-    return sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
 
 
 def _check(pool: Pool, plan: Plan, clusters: ClusterManifest, run: Run, progress: Progress) -> list[Problem]:
@@ -201,14 +204,21 @@ def _check(pool: Pool, plan: Plan, clusters: ClusterManifest, run: Run, progress
     return sorted(problems, key=lambda problem: problem.image_id)
 
 
-def _first(problems: list[Problem]) -> FbindError:
-    """The first problem's error, telling how many others there are."""
-    error = problems[0].error
-    if len(problems) == 1:
-        return error
-    others = f"; {len(problems) - 1} more images can't be used"
-    hint = ", --on-bad-image skip lists them and leaves them out" if isinstance(error, SourceError) else ""
-    return type(error)(f"{error}{others}{hint}")
+def _leave_out(problems: list[Problem], clusters: ClusterManifest, skip: bool) -> tuple[str, ...]:
+    """The ids of the images to do without; raises the first problem unless they may be skipped.
+
+    Images that are not those the clusters file counted are never skipped: a part of another dataset is no dataset.
+    """
+    changed = [problem for problem in problems if isinstance(problem.error, ManifestError)]
+    if changed or not skip:
+        first, others = (changed or problems)[0].error, len(changed or problems) - 1
+        if not others:
+            raise first
+        hint = "" if changed else ", --on-bad-image skip lists them and leaves them out"
+        raise type(first)(f"{first}; {others} more images can't be used{hint}")
+    if len(problems) == len(clusters.images):
+        raise SourceError(f"none of the {len(problems)} images can be used; the first: {problems[0].error}")
+    return tuple(problem.image_id for problem in problems)
 
 
 def _write(pool: Pool, manifest: ShardManifest, out: Path, done: set[int], run: Run, progress: Progress) -> int:
@@ -233,16 +243,15 @@ def _clear(out: Path) -> None:
 @contextlib.contextmanager
 def _workers(workers: Workers, run: Run) -> Iterator[Pool]:
     """Open the pool, and remove the run's decoded sources from every machine at the end, however it ends."""
-    remove = run.cache().remove
     try:
         with open_pool(workers.count, workers.scheduler) as pool:
             try:
                 yield pool
             finally:
                 if workers.scheduler is not None:
-                    pool.everywhere(remove)
+                    pool.everywhere(remove_cache, run)
     finally:
-        remove()  # on this machine only now, when its workers have ended and none can fill it again
+        remove_cache(run)  # on this machine only now, when its workers have ended and none can fill it again
 
 
 def _brief(value: object) -> str:

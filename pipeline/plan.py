@@ -37,6 +37,8 @@ class StoreOptions:
     limit: int | None = None
     samples_per_shard: int = 64
     codec: CodecName = "lz4"
+    convert: bool = False
+    """Convert images that are not RGB, instead of refusing them."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def make_plan(clusters: ClusterManifest, options: StoreOptions, left_out: tuple[
         source=clusters.source,
         rule=clusters.rule,
         clusters_digest=clusters.digest,
+        converted=options.convert,
         left_out=left_out,
         images=clusters.ids,
         software=software(),
@@ -119,20 +122,45 @@ def software() -> dict[str, str]:
 
 def free_bytes(path: Path) -> int:
     """Free space where ``path`` is or will be."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def stored_bytes(store: Path) -> int:
+    """Bytes of all files below ``store``; 0 when it is not there."""
+    return sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+
+
+def check_room(plan: Plan, out: Path, cache: Path | None) -> None:
+    """Raise :class:`ResourceError` unless the disks hold the store at ``out`` and the decoded sources below ``cache``.
+
+    ``cache`` is ``None`` when the caches lie on other machines. What a store at ``out`` already takes counts as free,
+    since it is either gone on with or overwritten.
+    """
+    needed = plan.estimated_bytes - stored_bytes(out)
+    if cache is not None:
+        if plan.cache_bytes > free_bytes(cache):
+            raise ResourceError(
+                f"the decoded sources need {size(plan.cache_bytes)} while the store is written, and {cache} has "
+                f"{size(free_bytes(cache))} free: name a roomier place with --cache-dir"
+            )
+        if _disk(cache) == _disk(out):
+            needed += plan.cache_bytes
+    if needed > free_bytes(out):
+        raise ResourceError(
+            f"{out} needs about {size(needed)} and its disk has {size(free_bytes(out))} free: free some space, write "
+            "to another disk, or make less of it with --limit"
+        )
+
+
+def _disk(path: Path) -> int:
+    return _existing(path).stat().st_dev
+
+
+def _existing(path: Path) -> Path:
     place = path.absolute()
     while not place.exists():
         place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def check_space(needed: int, path: Path) -> None:
-    """Raise :class:`ResourceError` when the disk that holds ``path`` has less than ``needed`` bytes left."""
-    free = free_bytes(path)
-    if needed > free:
-        raise ResourceError(
-            f"{path} needs about {size(needed)} and its disk has {size(free)} free: free some space, write to another "
-            "disk, or make less of it with --limit"
-        )
+    return place
 
 
 def size(count: float) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -18,6 +21,7 @@ from ..manifests.errors import SchedulerError
 
 CONNECT_SECONDS = 10
 WORKER_SECONDS = 60
+IDLE_SECONDS = 10
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 256 << 20, "MALLOC_MMAP_THRESHOLD_": 32 << 20}
 """glibc settings of the local workers. Dask's own give every freed image back to the system at once, and a third of
 the time of a blend would go into faulting the same pages in again."""
@@ -49,8 +53,20 @@ class Pool:
                 "the connection to the Dask scheduler was lost: start it again, then run the same command to go on"
             ) from error
         finally:
-            with contextlib.suppress(Exception):
-                self._client.cancel(futures)
+            # What runs already can't be stopped; whoever tidies up or writes there next must not meet it.
+            unfinished = [future for future in futures if not future.done()]
+            if unfinished:
+                with contextlib.suppress(Exception):
+                    self._client.cancel(unfinished)
+                    self._wait_for({future.key for future in unfinished})
+
+    def _wait_for(self, keys: set[Any]) -> None:
+        limit = time.monotonic() + IDLE_SECONDS
+        while time.monotonic() < limit:
+            processing: Any = self._client.processing()
+            if not any(keys.intersection(running) for running in processing.values()):
+                return
+            time.sleep(0.05)
 
     def everywhere(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call ``function`` once in every worker process; what fails there is ignored (this is for tidying up)."""
@@ -91,23 +107,35 @@ def _environment() -> dict[str, object]:
 
 
 def _connect(scheduler: str) -> distributed.Client:
-    remedy = "check the address and that `dask scheduler` runs, or leave --scheduler out to use this machine"
+    is_file = scheduler.endswith(".json")
+    address = _address_in(Path(scheduler)) if is_file else scheduler
     try:
-        if scheduler.endswith(".json"):
-            client = distributed.Client(scheduler_file=scheduler, timeout=CONNECT_SECONDS)
-        else:
-            client = distributed.Client(scheduler, timeout=CONNECT_SECONDS)
+        client = distributed.Client(address, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
-        raise SchedulerError(f"no Dask scheduler answers at {scheduler}: {remedy}") from error
+        raise SchedulerError(
+            f"no Dask scheduler answers at {address}: check the address and that `dask scheduler` runs, or leave "
+            "--scheduler out to use this machine"
+        ) from error
     try:
         client.wait_for_workers(1, timeout=WORKER_SECONDS)
     except TimeoutError:
         client.close()
+        start = f"dask worker --scheduler-file {scheduler}" if is_file else f"dask worker {scheduler}"
         raise SchedulerError(
-            f"the scheduler at {scheduler} has no workers after {WORKER_SECONDS} s: start some with "
-            f"`dask worker {scheduler}`"
+            f"the scheduler at {address} has no workers after {WORKER_SECONDS} s: start some with `{start}`"
         ) from None
     return client
+
+
+def _address_in(file: Path) -> str:
+    """The address in a scheduler file; read here because Dask would wait for ever for one that is not there."""
+    try:
+        return str(json.loads(file.read_bytes())["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SchedulerError(
+            f"can't read a scheduler's address from {file} ({type(error).__name__}): name the file that "
+            "`dask scheduler --scheduler-file` has written"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,8 +78,16 @@ def make_shard(shard: int, store: str, run: Run) -> ShardReport:
     return ShardReport(shard, len(opened.manifest.rows_of(shard)), count, time.perf_counter() - begin)
 
 
+def remove_cache(run: Run) -> None:
+    """Delete this machine's decoded sources; runs where they are, as temporary folders differ between machines."""
+    run.cache().remove()
+
+
 def samples_of(store: BlendStore, shard: int, run: Run) -> Iterator[PixelSample]:
-    """Make the pixels of a shard's samples from their recipes (Eq. 1)."""
+    """Make the pixels of a shard's samples from their recipes (Eq. 1).
+
+    Every blend is computed into the same memory: use a sample before asking for the next.
+    """
     source, cache, ids = _source(run), run.cache(), store.manifest.images
 
     def pixels(row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +95,14 @@ def samples_of(store: BlendStore, shard: int, run: Run) -> Iterator[PixelSample]
 
     strategy = store.manifest.strategy
     dominant = store.column("recipe/dominant_image")
+    scratch = np.empty(3 * math.prod(store.manifest.canvas), np.uint8)
     for index in store.manifest.rows_of(shard):
         image, labels = pixels(int(dominant[index]))
         if isinstance(strategy, CategoryStrategy):
             partner = pixels(int(store.column("recipe/phantom_image")[index]))
-            yield PixelSample(*blend((image, labels), partner, float(store.column("delta")[index]), strategy.align))
+            delta = float(store.column("delta")[index])
+            out = scratch[: image.size].reshape(image.shape)
+            yield PixelSample(*blend((image, labels), partner, delta, strategy.align, out))
         else:
             yield PixelSample(image, labels)
 

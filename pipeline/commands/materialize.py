@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,9 +96,13 @@ def materialize_blends(clusters_file: Path, out: Path, root: Path | None, dry_ru
     seed gives the same bytes whatever the number of workers.
     """
     from ...manifests.clusters import load_clusters
-    from ..plan import make_plan, size
+    from ...manifests.errors import ConfigError
+    from ..clusters import usable_cores
+    from ..plan import check_room, make_plan, size
     from ..progress import JsonProgress, RichProgress
 
+    if given["workers"] and given["scheduler"]:
+        raise ConfigError("--workers starts processes here and --scheduler uses a cluster's: give one of them")
     options = _options(given)
     clusters = load_clusters(clusters_file)
     if root is not None:
@@ -110,14 +114,18 @@ def materialize_blends(clusters_file: Path, out: Path, root: Path | None, dry_ru
     plan = make_plan(clusters, options)
     say(_describe(plan, out))
     if dry_run:
+        check_room(plan, out, None)
         return
 
     # Dask takes most of a second to import, which --help, --dry-run and mistakes should not cost.
     from ..materialize import Workers, materialize
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Batch systems and containers end a run with SIGTERM: leave as tidily as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cache_dir = given["cache_dir"]
-    workers = Workers(given["workers"] or cores, given["scheduler"], str(cache_dir.absolute()) if cache_dir else None)
+    workers = Workers(
+        given["workers"] or usable_cores(), given["scheduler"], str(cache_dir.absolute()) if cache_dir else None
+    )
     with JsonProgress() if given["log"] == "json" else RichProgress() as progress:
         outcome = materialize(
             clusters,
@@ -125,7 +133,7 @@ def materialize_blends(clusters_file: Path, out: Path, root: Path | None, dry_ru
             out,
             workers,
             progress,
-            on_bad_image=given["on_bad_image"],
+            skip=given["on_bad_image"] == "skip",
             overwrite=given["overwrite"],
         )
     say(
@@ -136,6 +144,9 @@ def materialize_blends(clusters_file: Path, out: Path, root: Path | None, dry_ru
 
 
 def _options(given: dict[str, Any]) -> StoreOptions:
+    from pydantic import ValidationError
+
+    from ...manifests.base import first_problem
     from ...manifests.errors import ConfigError
     from ...manifests.store import CategoryStrategy, PlainStrategy
     from ..plan import StoreOptions
@@ -146,12 +157,17 @@ def _options(given: dict[str, Any]) -> StoreOptions:
     if given["strategy"] == "none" and blending:
         named = ", ".join(f"--{name}" for name in blending)
         raise ConfigError(f"{named} is about blends, and --strategy none makes none: leave it out")
+    try:
+        strategy = PlainStrategy() if given["strategy"] == "none" else CategoryStrategy(**blending)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error)) from None
     return StoreOptions(
-        strategy=PlainStrategy() if given["strategy"] == "none" else CategoryStrategy(**blending),
+        strategy=strategy,
         seed=given["seed"],
         limit=given["limit"],
         samples_per_shard=given["samples_per_shard"],
         codec=given["codec"],
+        convert=given["on_bad_image"] == "convert",
     )
 
 

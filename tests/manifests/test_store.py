@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+from fbind.manifests.base import content_digest
 from fbind.manifests.errors import (
     CorruptStoreError,
     IncompleteStoreError,
@@ -146,6 +147,7 @@ def test_incomplete_store_is_refused_and_says_how_far_it_is(unwritten: Written) 
 def rewrite(path: Path, change: dict[str, object]) -> None:
     metadata = json.loads((path / "zarr.json").read_bytes())
     metadata["attributes"]["fbind"].update(change)
+    metadata["attributes"]["fbind_digest"] = content_digest(metadata["attributes"]["fbind"])
     (path / "zarr.json").write_text(json.dumps(metadata))
 
 
@@ -159,6 +161,22 @@ def test_manifest_with_an_unknown_field_is_refused(written: Written) -> None:
     rewrite(written.path, {"samples": -1})
     with pytest.raises(ManifestError, match="samples: Input should be greater than 0"):
         BlendStore.open(written.path)
+
+
+def test_edited_manifest_is_refused(written: Written) -> None:
+    file = written.path / "zarr.json"
+    file.write_text(file.read_text().replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(CorruptStoreError, match="does not match its digest, so it was edited or damaged"):
+        BlendStore.open(written.path)
+
+
+def test_missing_column_is_not_zeros(written: Written) -> None:
+    (written.path / "size/c/0/0").unlink()
+    (written.path / "delta/c/0").unlink()
+    store = BlendStore.open(written.path)
+    for name in ("delta", "size"):
+        with pytest.raises(CorruptStoreError, match=f"column {name} of .* is missing"):
+            store.column(name)
 
 
 def test_what_is_not_a_store(tmp_path: Path) -> None:

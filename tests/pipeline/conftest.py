@@ -28,7 +28,7 @@ from fbind.manifests.clusters import (
 from fbind.manifests.store import CategoryStrategy, PlainStrategy, Strategy
 from fbind.manifests.writer import PixelSample, create_store, seal, write_shard
 from fbind.pipeline.counting import count_pixels
-from fbind.pipeline.materialize import OnBadImage, Outcome, Workers, materialize
+from fbind.pipeline.materialize import Outcome, Workers, materialize
 from fbind.pipeline.plan import Plan, StoreOptions, make_plan
 from fbind.pipeline.progress import JsonProgress
 from fbind.pipeline.shardtask import Problem
@@ -212,7 +212,7 @@ class Maker:
         options: StoreOptions = OPTIONS,
         *,
         out: Path | None = None,
-        on_bad_image: OnBadImage = "stop",
+        skip: bool = False,
         overwrite: bool = False,
     ) -> Outcome:
         return materialize(
@@ -221,7 +221,7 @@ class Maker:
             out or self.out,
             self.workers,
             self.watch,
-            on_bad_image=on_bad_image,
+            skip=skip,
             overwrite=overwrite,
         )
 

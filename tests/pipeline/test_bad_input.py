@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from fbind.manifests.errors import (
     MissingFileError,
     ResourceError,
     SchedulerError,
+    SourceError,
 )
 from fbind.manifests.store import CategoryStrategy
 from fbind.pipeline.materialize import Workers, materialize
@@ -82,10 +84,10 @@ def test_broken_source_is_named_and_nothing_is_left(
     assert not make.out.exists()
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("what", [what for what in BROKEN if what != "other label"])
 def test_skip_lists_and_leaves_out(what: str, voc: Path, clusters: ClusterManifest, make: Maker) -> None:
     broken(voc, what)
-    manifest = make(clusters, on_bad_image="skip").manifest
+    manifest = make(clusters, skip=True).manifest
     assert [problem.image_id for problem in make.watch.problems] == ["img_005"]
     assert manifest.left_out == ("img_005",)
     assert "img_005" not in manifest.images
@@ -94,8 +96,29 @@ def test_skip_lists_and_leaves_out(what: str, voc: Path, clusters: ClusterManife
 @pytest.mark.parametrize("what", ["grey", "cmyk"])
 def test_convert_takes_other_modes(what: str, voc: Path, clusters: ClusterManifest, make: Maker) -> None:
     broken(voc, what)
-    manifest = make(clusters, on_bad_image="convert").manifest
+    manifest = make(clusters, StoreOptions(CategoryStrategy(), convert=True)).manifest
     assert "img_005" in manifest.images
+    assert manifest.converted
+
+
+def test_skip_does_not_pass_over_another_dataset(voc: Path, clusters: ClusterManifest, make: Maker) -> None:
+    broken(voc, "other label")
+    with pytest.raises(ManifestError, match="img_005"):
+        make(clusters, skip=True)
+
+
+def test_nothing_left_to_use(voc: Path, clusters: ClusterManifest, make: Maker) -> None:
+    for image in (voc / "JPEGImages").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(SourceError, match=r"none of the 12 images can be used; the first: .*img_000"):
+        make(clusters, skip=True)
+
+
+def test_classes_that_changed_since(voc: Path, clusters: ClusterManifest, make: Maker) -> None:
+    names = [*clusters.labels.names[:-1], "screen"]
+    (voc / "classes.json").write_text(json.dumps({"names": names, "background": "background"}))
+    with pytest.raises(ManifestError, match=r"classes of the dataset at .* are not those of the clusters file"):
+        make(clusters)
 
 
 def test_several_broken_images_are_counted(voc: Path, clusters: ClusterManifest, make: Maker) -> None:
@@ -173,6 +196,9 @@ def test_scheduler_that_is_not_there(
     [
         (["--delta", "1.2", "0.3"], 2, "1.2 is not in the range 0<=x<=1"),
         (["--delta", "0.9", "0.3"], 2, "the lower end comes first"),
+        (["--delta", "nan", "nan"], 2, "delta"),
+        (["--workers", "1", "--scheduler", "tcp://127.0.0.1:1"], 2, "give one of them"),
+        (["--scheduler", "nowhere.json"], 7, "can't read a scheduler's address from nowhere.json"),
         (["--strategy", "none", "--disjoint"], 2, "--disjoint is about blends"),
         (["--clusters", "nowhere.json"], 3, "no clusters file at nowhere.json"),
         (["--root", "/nowhere"], 3, "/nowhere"),
