@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from ..manifests.errors import FbindError, MissingExtraError
+from ..manifests.errors import FbindError, MissingExtraError, ResourceError
 
 COMMANDS = {
     "make-shapes": (
@@ -141,6 +141,12 @@ def main() -> None:
         # The reader of our output (head, less) has gone; that is its right.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # What no command foresaw, such as a folder on the way that may not be entered.
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        stop(f"{where}{error.strerror or error}", ResourceError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

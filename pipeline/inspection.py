@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..manifests.base import Frozen
+from ..manifests.errors import StoreError
 from ..manifests.reader import BlendStore
 from ..manifests.shards import shard_file
 from ..manifests.store import CategoryStrategy, ShardManifest
@@ -59,6 +60,7 @@ class Inspection(Frozen):
     """Length of the id table."""
     shards: int
     written_shards: int
+    """Those with a record and all their files."""
     written_samples: int
     categories: tuple[CategoryCount, ...]
     """In the order of the label set; empty in a store of plain images."""
@@ -80,11 +82,11 @@ def inspect_store(path: Path) -> Inspection:
     """Gather the facts about a store, complete or not.
 
     Raises what :meth:`~fbind.manifests.reader.BlendStore.open` raises for a store that can't be read, and
-    :class:`~fbind.manifests.errors.CorruptStoreError` when one of its columns is damaged.
+    :class:`~fbind.manifests.errors.CorruptStoreError` when one of its columns is damaged or missing.
     """
     store = BlendStore.open(path, allow_incomplete=True)
     manifest = store.manifest
-    written = sorted(recorded(path, manifest))
+    written = [shard for shard in sorted(recorded(path, manifest)) if all(_shard_sizes(path, manifest, shard))]
     samples = sum(len(manifest.rows_of(shard)) for shard in written)
     arrays = tuple(_array_bytes(path, manifest, written, samples))
     stored, raw = sum(array.stored for array in arrays), sum(array.raw for array in arrays)
@@ -134,10 +136,23 @@ def _delta_histogram(manifest: ShardManifest, delta: np.ndarray) -> tuple[DeltaB
 def _array_bytes(path: Path, manifest: ShardManifest, written: list[int], samples: int) -> list[ArrayBytes]:
     counted = []
     for array in manifest.pixel_arrays():
-        files = [shard_file(path / array.name, shard, array.ndim) for shard in written]
-        stored = sum(file.stat().st_size for file in files if file.is_file())
+        stored = sum(_size(shard_file(path / array.name, shard, array.ndim)) for shard in written)
         counted.append(ArrayBytes(array=array.name, stored=stored, raw=samples * int(np.prod(array.sample_shape))))
     return counted
+
+
+def _shard_sizes(path: Path, manifest: ShardManifest, shard: int) -> list[int]:
+    return [_size(shard_file(path / array.name, shard, array.ndim)) for array in manifest.pixel_arrays()]
+
+
+def _size(file: Path) -> int:
+    """The bytes of a file, 0 when it is not there."""
+    try:
+        return file.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise StoreError(f"can't read {file}: {error.strerror}") from error
 
 
 def _range(values: np.ndarray) -> Range:

@@ -21,6 +21,12 @@ from .sources import Source, open_source
 TILE = 264
 """Longest side of a picture on the sheet, in pixels."""
 
+MOST_SAMPLES = 200
+"""More than anyone looks at on one sheet."""
+
+TALLEST = 65_500
+"""Height of the tallest sheet in pixels: more than a JPEG can have, and than most viewers show of a PNG."""
+
 GAP, MARGIN, LINE, CHIP = 14, 26, 19, 11
 INK, FAINT, PAPER, RULE = (31, 36, 48), (128, 134, 148), (255, 255, 255), (226, 229, 235)
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -43,21 +49,27 @@ class Row:
     tiles: tuple[Tile | None, ...]
 
 
-def draw_preview(store: BlendStore, path: Path, *, samples: int = 8, seed: int = 0) -> str | None:
+def draw_preview(
+    store: BlendStore, path: Path, *, samples: int = 8, seed: int = 0, root: Path | None = None
+) -> str | None:
     """Draw some samples of a store, drawn with ``seed``, as a contact sheet (PNG or JPEG) at ``path``.
 
-    A store holds blends, not the images they were made from; those are read from the dataset named in its manifest.
-    Returns why that was not possible, in which case the sheet goes without them, or ``None``.
+    A store holds blends, not the images they were made from; those are read from the dataset named in its manifest,
+    or from ``root`` when it has been moved. Returns why that was not possible, in which case the sheet goes without
+    them, or ``None``.
 
-    Raises :class:`~fbind.manifests.errors.ConfigError` for another kind of file,
+    Raises :class:`~fbind.manifests.errors.ConfigError` for another kind of file or too many samples for one sheet,
     :class:`~fbind.manifests.errors.CorruptStoreError` for a damaged sample and
     :class:`~fbind.manifests.errors.ResourceError` when the place can't be written.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ConfigError(f"can't draw a sheet as {path.name!r}: end its name in {', '.join(FORMATS)}")
-    chosen = np.sort(np.random.default_rng(seed).choice(len(store), min(samples, len(store)), replace=False))
-    source, note = _source(store)
+    count = min(samples, len(store))
+    if count > MOST_SAMPLES:
+        raise ConfigError(f"{count:,} samples are too many for one sheet: draw at most --samples {MOST_SAMPLES}")
+    chosen = np.sort(np.random.default_rng(seed).choice(len(store), count, replace=False))
+    source, note = _source(store, root)
     rows = []
     for index in chosen.tolist():
         sample = store.read(index)
@@ -118,12 +130,15 @@ def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet, size: tu
     return Image.fromarray(picture.astype(np.uint8))
 
 
-def _source(store: BlendStore) -> tuple[Source | None, str | None]:
+def _source(store: BlendStore, root: Path | None) -> tuple[Source | None, str | None]:
     """The dataset a store of blends was made from, or why it can't be read."""
+    spec = store.manifest.source
+    if root is not None:
+        spec = spec.model_copy(update={"root": str(root.absolute())})
     if not store.manifest.blended:
         return None, None
     try:
-        return open_source(store.manifest.source), None
+        return open_source(spec), None
     except FbindError as error:
         return None, str(error)
 
@@ -205,7 +220,14 @@ def _sheet(store: BlendStore, headings: tuple[str, ...], rows: list[Row], note: 
         for row, flow in zip(rows, flows, strict=True)
     ]
     top = MARGIN + 30 + LINE * (3 if note else 2) + LINE
-    sheet = Image.new("RGB", (width, top + sum(heights) + MARGIN), PAPER)
+    bottoms = top + np.cumsum(heights) + MARGIN
+    if bottoms[-1] > TALLEST:
+        fitting = max(int(np.searchsorted(bottoms, TALLEST, side="right")), 1)
+        raise ConfigError(
+            f"a sheet of {len(rows)} samples would be {bottoms[-1]:,} pixels high, expected at most {TALLEST:,}: "
+            f"draw fewer, --samples {fitting} or so"
+        )
+    sheet = Image.new("RGB", (width, int(bottoms[-1])), PAPER)
     draw = ImageDraw.Draw(sheet)
     _head(draw, store, len(rows), note, width)
     for index, heading in enumerate(headings):
@@ -247,6 +269,7 @@ def _flow(tile: Tile | None, width: int) -> list[Words]:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    text = " ".join(text.split())  # a file's name may hold line breaks, which have no width
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..manifests.base import Frozen
 from ..manifests.codecs import CRC_BYTES
-from ..manifests.errors import CorruptStoreError, FbindError, MissingFileError, StoreError, UnknownVersionError
+from ..manifests.errors import CorruptStoreError, ManifestError, UnknownVersionError
 from ..manifests.labels import VOID
 from ..manifests.layout import RECORDS, chunk_codec, metadata_files
 from ..manifests.reader import BlendStore, read_manifest
@@ -20,7 +20,7 @@ from ..manifests.store import CategoryStrategy, Column, PixelArray, ShardManifes
 from ..manifests.writer import read_record, record_file, shard_record, store_digest
 
 
-class Problem(Frozen):
+class Finding(Frozen):
     """Something that is wrong in a store."""
 
     shard: int | None
@@ -45,7 +45,7 @@ class Verification(Frozen):
     """Whether the manifest says that the store is complete."""
     bytes: int
     """Size of all the files that belong to the store."""
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
     unexpected: tuple[str, ...]
     """Files that do not belong to the store. Nothing reads them, so they are no problem."""
 
@@ -64,7 +64,7 @@ class ShardCheck(NamedTuple):
     """What was found in one shard: its record as stored, and its problems."""
 
     record: bytes | None
-    problems: list[Problem]
+    problems: list[Finding]
 
 
 def verify(path: Path, workers: int = 4, advance: Callable[[int], object] | None = None) -> Verification:
@@ -73,20 +73,15 @@ def verify(path: Path, workers: int = 4, advance: Callable[[int], object] | None
     ``workers`` threads check a shard each (reading and decoding release the GIL); ``advance`` is told the number of
     samples whenever a shard is done. Problems are returned, not raised, those of a manifest that can't be read
     included. Raises :class:`~fbind.manifests.errors.MissingFileError` or :class:`~fbind.manifests.errors.StoreError`
-    when there is no store at ``path``, and :class:`~fbind.manifests.errors.UnknownVersionError` when another version
-    of fbind wrote it.
+    when what is at ``path`` is no store of blends or can't be read, and
+    :class:`~fbind.manifests.errors.UnknownVersionError` when another version of fbind wrote it.
     """
-    file = path / "zarr.json"
     try:
         manifest = read_manifest(path)
-    except (MissingFileError, UnknownVersionError):
+    except UnknownVersionError:
         raise
-    except FbindError as error:
-        if isinstance(error, StoreError) and not file.exists():
-            raise
+    except (CorruptStoreError, ManifestError) as error:
         return _unreadable(path, str(error))
-    if file.read_bytes() != metadata_files(manifest)["zarr.json"]:
-        return _unreadable(path, "the manifest does not match its digest, so nothing can be checked against it")
 
     store = BlendStore(path, manifest)
     problems = list(_check_metadata(path, manifest))
@@ -148,11 +143,11 @@ def check_shard(path: Path, manifest: ShardManifest, shard: int, sizes: np.ndarr
     try:
         record = read_record(path, shard)
     except CorruptStoreError:
-        return ShardCheck(None, [Problem(shard=shard, array=RECORDS, file=name, what="the record is damaged")])
+        return ShardCheck(None, [Finding(shard=shard, array=RECORDS, file=name, what="the record is damaged")])
     if record is None:
         what = "the shard's record is missing" if manifest.complete else "the shard is not written yet"
-        return ShardCheck(None, [Problem(shard=shard, array=RECORDS, file=name, what=what)])
-    problems: list[Problem] = []
+        return ShardCheck(None, [Finding(shard=shard, array=RECORDS, file=name, what=what)])
+    problems: list[Finding] = []
     digests: list[tuple[str, bytes]] = []
     for array in manifest.pixel_arrays():
         file = shard_file(path / array.name, shard, array.ndim)
@@ -165,10 +160,10 @@ def check_shard(path: Path, manifest: ShardManifest, shard: int, sizes: np.ndarr
         else:
             digests.append((array.name, found))
         relative = file.relative_to(path).as_posix()
-        problems += [Problem(shard=shard, array=array.name, file=relative, what=what) for what in wrong]
+        problems += [Finding(shard=shard, array=array.name, file=relative, what=what) for what in wrong]
     if not problems and shard_record(digests) != record:
         what = "the shard's files are intact, but not those that were recorded when it was written"
-        problems.append(Problem(shard=shard, array=RECORDS, file=name, what=what))
+        problems.append(Finding(shard=shard, array=RECORDS, file=name, what=what))
     return ShardCheck(record, problems)
 
 
@@ -223,33 +218,32 @@ def _brief(wrong: list[str], samples: int) -> list[str]:
     return [f"{len(wrong)} problems in {samples} samples, the first in {wrong[0]}"]
 
 
-def _check_metadata(path: Path, manifest: ShardManifest) -> Iterator[Problem]:
+def _check_metadata(path: Path, manifest: ShardManifest) -> Iterator[Finding]:
     """Compare every ``zarr.json`` byte for byte with what the manifest asks for."""
     for name, expected in metadata_files(manifest).items():
         array = name.removesuffix("zarr.json").rstrip("/")
         try:
             found = (path / name).read_bytes()
         except OSError as error:
-            yield Problem(shard=None, array=array, file=name, what=f"can't be read: {error.strerror}")
+            yield Finding(shard=None, array=array, file=name, what=f"can't be read: {error.strerror}")
             continue
         if found != expected:
-            yield Problem(shard=None, array=array, file=name, what="is not the metadata that the manifest asks for")
+            yield Finding(shard=None, array=array, file=name, what="is not the metadata that the manifest asks for")
 
 
-def _check_column(store: BlendStore, column: Column) -> tuple[np.ndarray | None, list[Problem]]:
+def _check_column(store: BlendStore, column: Column) -> tuple[np.ndarray | None, list[Finding]]:
     """A column's values (``None`` when they can't be read), and what is wrong with them."""
     file = column_file(column)
 
-    def problem(what: str) -> Problem:
-        return Problem(shard=None, array=column.name, file=file, what=what)
+    def problem(what: str) -> Finding:
+        return Finding(shard=None, array=column.name, file=file, what=what)
 
-    # Zarr reads a chunk that isn't there as zeros.
-    if not (store.path / file).is_file():
-        return None, [problem("the file is missing")]
     try:
         values = store.column(column.name)
     except CorruptStoreError as error:
         return None, [problem(str(error).splitlines()[0])]
+    except OSError as error:  # asking whether its file is there raises when a folder may not be entered
+        return None, [problem(f"can't be read: {error.strerror}")]
     bad = ~_in_range(column, values, store)
     if not bad.any():
         return values, []
@@ -274,22 +268,22 @@ def _in_range(column: Column, values: np.ndarray, store: BlendStore) -> np.ndarr
 
 def _check_completeness(
     manifest: ShardManifest, columns: dict[str, np.ndarray], records: list[bytes]
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     """Check the seal of a store whose columns and records can all be read."""
     if not manifest.complete:
         what = f"the store is incomplete: {len(records)} of {manifest.shards} shards are written"
-        yield Problem(shard=None, array="", file="zarr.json", what=what)
+        yield Finding(shard=None, array="", file="zarr.json", what=what)
         return
     if len(records) < manifest.shards or len(columns) < len(manifest.columns()):
         return  # already reported
     if store_digest(manifest, columns, records) != manifest.digest:
         what = "the store's digest does not match its content: recipes or shards are not those that were sealed"
-        yield Problem(shard=None, array="", file="zarr.json", what=what)
+        yield Finding(shard=None, array="", file="zarr.json", what=what)
 
 
 def _unreadable(path: Path, what: str) -> Verification:
     """The result for a store whose manifest can't be trusted."""
-    problem = Problem(shard=None, array="", file="zarr.json", what=what)
+    problem = Finding(shard=None, array="", file="zarr.json", what=what)
     return Verification(
         path=str(path), samples=0, shards=0, written=0, complete=False, bytes=0, problems=(problem,), unexpected=()
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import errno
+import tempfile
 from pathlib import Path
 from typing import Literal
 
 import click
+
+from .bars import progress_bar
 
 
 @click.command("build-clusters")
@@ -57,7 +59,7 @@ def build_clusters(
     Reads the label maps only. Writes clusters.json, the input of materialize-blends, and prints what it found.
     """  # fmt: skip
     from ...manifests.clusters import MembershipRule, SourceSpec, save_clusters
-    from ...manifests.errors import StoreExistsError
+    from ...manifests.errors import ConfigError, StoreExistsError
     from ..clusters import cluster
     from ..figures import check_format, draw_clusters
     from ..sources import open_source
@@ -65,12 +67,18 @@ def build_clusters(
 
     if figure is not None:
         check_format(figure)
-    if out.exists() and not overwrite:
+        if figure.absolute() == out.absolute():
+            raise ConfigError(f"--out and --figure are the same file, {out}: choose another name for one of them")
+    if _exists(out) and not overwrite:
         raise StoreExistsError(f"{out} is already there: add --overwrite to replace it, or choose another --out")
     source = open_source(SourceSpec(kind=kind, root=str(root.absolute()), split=split, labels_dir=labels_dir))
     rule = MembershipRule(membership=membership, min_pixels=min_pixels)
-    with progress("counting label maps", len(source.ids())) as advance:
-        manifest = cluster(source, rule, workers=workers, advance=advance)
+    images = len(source.ids())
+    for path in filter(None, (out, figure)):
+        check_writable(path)
+    with progress_bar() as bar:
+        task = bar.add_task("counting label maps", total=images)
+        manifest = cluster(source, rule, workers=workers, advance=lambda count: bar.advance(task, count))
     save_clusters(manifest, out)
     print_clusters(manifest)
     click.echo(f"wrote {out}")
@@ -79,18 +87,27 @@ def build_clusters(
         click.echo(f"wrote {figure}")
 
 
-@contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], object] | None]:
-    """A progress bar on stderr, and the function that advances it; ``None`` when no one is watching."""
-    from rich.console import Console
+def check_writable(path: Path) -> None:
+    """Make the folder of a file that is to be written at the end of a long run, and try to write there.
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    Raises :class:`~fbind.manifests.errors.ResourceError` when it can't be written.
+    """
+    from ...manifests.base import TEMPORARY, unwritable
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: give the name of a file")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _exists(path: Path) -> bool:
+    from ...manifests.base import unwritable
+
+    try:
+        return path.exists()
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .bars import progress_bar
 
 
 @click.command()
@@ -25,15 +26,15 @@ def make_shapes(out: Path, images: int, val: int, size: int, seed: int) -> None:
     """
     from ..sources.shapes import write_shapes
 
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("drawing", total=images + val)
         counts = write_shapes(out, images=images, val=val, size=size, seed=seed, progress=lambda: bar.advance(task))
     rarest, commonest = int(np.min(counts)), int(np.max(counts))
     click.echo(
         f"{images} training and {val} validation images in {out}: {len(counts)} categories, "
-        f"{rarest} to {commonest} images each"
+        f"{rarest} to {commonest} training images each"
     )
-    click.echo(f"next: fbind build-clusters --root {out} --split train --out clusters.json")
+    click.echo(f"next: fbind build-clusters --root {shlex.quote(str(out))} --split train --out clusters.json")
 
 
 @click.command()
@@ -49,17 +50,11 @@ def fetch_voc(out: Path, sbd: bool) -> None:
     done = fetch.fetch_voc(out)
     click.echo(f"{out} is a VOC root" + ("" if done else " already; nothing to fetch"))
     if sbd:
-        with _bar() as bar:
+        with progress_bar() as bar:
             task = bar.add_task("converting SBD", total=None, visible=False)
             done = fetch.fetch_sbd(
                 out, lambda count, total: bar.update(task, completed=count, total=total, visible=True)
             )
         click.echo("SegmentationClassAug and train_aug.txt are there" + ("" if done else " already; nothing to fetch"))
     split = "train_aug --labels-dir SegmentationClassAug" if sbd else "train"
-    click.echo(f"next: fbind build-clusters --root {out} --split {split} --out clusters.json")
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    click.echo(f"next: fbind build-clusters --root {shlex.quote(str(out))} --split {split} --out clusters.json")

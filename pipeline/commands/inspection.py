@@ -35,15 +35,16 @@ def verify(store: Path, as_json: bool, workers: int | None) -> None:
     from ...manifests.reader import read_manifest
     from ..clusters import usable_cores
     from ..verification import verify as verify_store
-    from .clusters import progress
+    from .bars import progress_bar
     from .reports import print_verification, remedy
 
     try:
         total = read_manifest(store).samples
     except Exception:  # whatever it is, verify() says it
         total = 0
-    with progress("checking samples", total) as advance:
-        verification = verify_store(store, workers or usable_cores(), advance)
+    with progress_bar() as bar:
+        task = bar.add_task("checking samples", total=total)
+        verification = verify_store(store, workers or usable_cores(), lambda count: bar.advance(task, count))
     if as_json:
         click.echo(verification.model_dump_json(indent=2))
     else:

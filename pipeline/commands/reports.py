@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..inspection import Inspection, Range
 from ..plan import size
-from ..verification import Problem, Verification
+from ..verification import Finding, Verification
 
 
 def print_inspection(found: Inspection) -> None:
@@ -63,7 +63,7 @@ def remedy(result: Verification) -> str:
     )
 
 
-def _line(problem: Problem) -> str:
+def _line(problem: Finding) -> str:
     where = f"shard {problem.shard}" if problem.shard is not None else "store"
     return f"{where}  {problem.array or 'manifest'}  {problem.file}: {problem.what}"
 
@@ -72,12 +72,6 @@ def _what(found: Inspection) -> list[tuple[str, str]]:
     manifest = found.manifest
     kind = "blends" if found.categories else "plain images"
     height, width = manifest["canvas"]
-    state = (
-        "complete, sealed with its digest; `fbind verify` checks the bytes"
-        if manifest["complete"]
-        else f"incomplete: {found.written_shards:,} of {found.shards:,} shards are written; "
-        "`fbind materialize-blends` goes on"
-    )
     return [
         ("format", f"{manifest['format']} version {manifest['version']}, Zarr v3"),
         ("holds", f"{manifest['samples']:,} {kind} of {found.images:,} images, {len(manifest['labels']['names'])} "
@@ -85,9 +79,18 @@ def _what(found: Inspection) -> list[tuple[str, str]]:
         ("shards", f"{found.shards:,} of {manifest['samples_per_shard']:,} samples"),
         ("canvas", f"{height} x {width}; images {_sides(found.height)} high, {_sides(found.width)} wide"),
         ("codec", manifest["codec"]),
-        ("state", state),
+        ("state", _state(found)),
         ("digest", manifest["digest"] or "none before it is complete"),
     ]  # fmt: skip
+
+
+def _state(found: Inspection) -> str:
+    there = f"{found.written_shards:,} of {found.shards:,} shards are"
+    if not found.manifest["complete"]:
+        return f"incomplete: {there} written; `fbind materialize-blends` goes on"
+    if found.written_shards < found.shards:
+        return f"DAMAGED: {there} there; `fbind verify` names the others"
+    return "complete, sealed with its digest; `fbind verify` checks the bytes"
 
 
 def _how(manifest: dict[str, Any]) -> list[tuple[str, str]]:

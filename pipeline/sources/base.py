@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ...manifests.clusters import ObjectRecord, SourceSpec
+from ...manifests.errors import SourceError
 from ...manifests.labels import LabelSet
 
 
@@ -26,7 +27,8 @@ class Source(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The image ids of the split, in the order of its list.
 
-        Raises :class:`~fbind.manifests.errors.MissingFileError` when there is no such split, and
+        Raises :class:`~fbind.manifests.errors.MissingFileError` when there is no such split,
+        :class:`~fbind.manifests.errors.ConfigError` when its name is a path, and
         :class:`~fbind.manifests.errors.SourceError` when it is empty.
         """
         ...
@@ -57,9 +59,15 @@ class Source(Protocol):
 def open_source(spec: SourceSpec) -> Source:
     """Open the dataset that a manifest records.
 
-    Raises :class:`~fbind.manifests.errors.MissingFileError` when its root is not there.
+    Raises :class:`~fbind.manifests.errors.MissingFileError` when its root is not there, and
+    :class:`~fbind.manifests.errors.SourceError` when it can't be read.
     """
     from .folder import FolderSource
     from .voc import VocSource
 
-    return {"voc": VocSource, "folder": FolderSource}[spec.kind](spec)
+    try:
+        return {"voc": VocSource, "folder": FolderSource}[spec.kind](spec)
+    except OSError as error:  # asking whether a folder is there raises when a folder above it may not be entered
+        raise SourceError(
+            f"can't read the dataset at {spec.root} ({error.strerror}): check --root and its permissions"
+        ) from error

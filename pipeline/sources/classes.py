@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from ...manifests.base import Frozen, first_problem
 from ...manifests.errors import MissingFileError, SourceError
@@ -17,6 +18,15 @@ CLASSES_FILE = "classes.json"
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 
+def _one_line(name: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+        raise ValueError(f"{name!r} has a line break or another control character")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+
+
 class ClassesFile(Frozen):
     """What ``classes.json`` says. Label value i means ``names[i]``; 255 is always void.
 
@@ -24,7 +34,7 @@ class ClassesFile(Frozen):
     VOC's.
     """
 
-    names: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=2, max_length=254)
+    names: tuple[Name, ...] = Field(min_length=2, max_length=254)
     background: str | None
     palette: tuple[tuple[Channel, Channel, Channel], ...] | None = None
 

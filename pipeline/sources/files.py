@@ -91,6 +91,14 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     return stream.getvalue()
 
 
+def mend_missing(image_id: str) -> str:
+    """What to do about an id of a split's list that has no file."""
+    name = Path(image_id)
+    if name.suffix.lower() in (".jpg", ".jpeg", ".png"):
+        return f"ids have no extension, so write {name.stem!r} instead of {image_id!r} on the split's list"
+    return "add the file, or take its id off the split's list"
+
+
 @contextlib.contextmanager
 def _opened(
     path: Path, formats: tuple[str, ...], bad: type[BadImageError | BadLabelError], noun: str
@@ -101,7 +109,7 @@ def _opened(
         with Image.open(path, formats=formats) as image:
             yield image
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(f"no {noun} at {path}: add the file, or take its id off the split's list") from None
+        raise MissingFileError(f"no {noun} at {path}: {mend_missing(path.stem)}") from None
     except Image.UnidentifiedImageError:
         raise bad(f"{noun} {path} is not a {expected} file: replace it, or take its id off the split's list") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

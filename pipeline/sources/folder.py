@@ -11,8 +11,8 @@ from ...manifests.clusters import ObjectRecord, SourceSpec
 from ...manifests.errors import MissingFileError, SourceError
 from ...manifests.labels import LabelSet
 from .classes import CLASSES_FILE, read_classes
-from .files import read_image, read_labels
-from .splits import available_splits, read_split
+from .files import mend_missing, read_image, read_labels
+from .splits import available_splits, check_name, read_split
 
 IMAGES_DIR = "images"
 LABELS_DIR = "labels"
@@ -73,9 +73,10 @@ class FolderSource:
         if self._spec.split in names:
             return read_split(lists, self._spec.split)
         if self._spec.split != EVERYTHING:
+            choices = f"choose one of: {', '.join([*names, EVERYTHING])}"
+            check_name(self._spec.split, choices)
             raise MissingFileError(
-                f"no split {self._spec.split!r}: {lists / self._spec.split}.txt is not there; "
-                f"choose one of: {', '.join([*names, EVERYTHING])}"
+                f"no split {self._spec.split!r}: {lists / self._spec.split}.txt is not there; {choices}"
             )
         if not images:
             raise SourceError(f"no images in {self._root / IMAGES_DIR}: expected files that end in {_suffixes()}")
@@ -85,9 +86,7 @@ class FolderSource:
         """(h, w, 3) uint8 RGB pixels; see :func:`~.files.read_image` for the errors."""
         folder = self._root / IMAGES_DIR
         if image_id not in self._images:
-            raise MissingFileError(
-                f"no image {image_id!r} in {folder} (tried {_suffixes()}): add the file, or take its id off the list"
-            )
+            raise MissingFileError(f"no image {image_id!r} in {folder} (tried {_suffixes()}): {mend_missing(image_id)}")
         return read_image(folder / self._images[image_id], convert=convert)
 
     def label_map(self, image_id: str) -> np.ndarray:
@@ -102,7 +101,12 @@ class FolderSource:
     def _images(self) -> dict[str, str]:
         """Image id: file name."""
         files: dict[str, str] = {}
-        for path in sorted((self._root / IMAGES_DIR).iterdir()):
+        folder = self._root / IMAGES_DIR
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            raise SourceError(f"can't list the images in {folder}: {error.strerror}") from error
+        for path in paths:
             if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
                 continue
             if path.stem in files:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -97,12 +96,13 @@ def _copy_missing_image(source: Path, target: Path) -> None:
     """All of SBD's images are VOC 2012's, but a root may have been made from less."""
     if target.exists():
         return
-    if not source.exists():
-        raise MissingFileError(f"no image {target.name} in {target.parent} nor in {source.parent}: fetch it again")
-    partial = target.with_name(f".{target.name}.partial")
+    try:
+        encoded = source.read_bytes()
+    except FileNotFoundError:
+        message = f"no image {target.name} in {target.parent} nor in {source.parent}: fetch it again"
+        raise MissingFileError(message) from None
     try:
         target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, partial)
-        partial.replace(target)
     except OSError as error:
         raise unwritable(target, error) from error
+    write_atomically(target, encoded)

@@ -20,7 +20,7 @@ SPLITS = ("train", "val")
 def write_shapes(
     out: Path, *, images: int, val: int, size: int, seed: int, progress: Callable[[], object] = lambda: None
 ) -> np.ndarray:
-    """Write ``images`` training and ``val`` validation scenes, and return the (20,) int64 images per category.
+    """Write ``images`` training and ``val`` validation scenes; returns the (20,) int64 training images per category.
 
     Scene i of a split depends on ``seed``, ``size`` and i alone: asking for more adds to the same ones. The lists are
     written last, so an interrupted run leaves nothing that opens as a dataset. ``progress`` is called once per scene.
@@ -45,7 +45,8 @@ def write_shapes(
             image, labels = draw_scene(np.random.default_rng([seed, stream, index]), size)
             write_atomically(out / "JPEGImages" / f"{image_id}.jpg", encode_jpeg(image))
             write_atomically(out / LABELS_DIR / f"{image_id}.png", encode_labels(labels, SHAPE_LABELS))
-            counts[[c - 1 for c in SHAPE_LABELS.categories if c in labels]] += 1
+            if split == "train":
+                counts[[c - 1 for c in SHAPE_LABELS.categories if c in labels]] += 1
             progress()
         lists[split] = ids
     for split, ids in lists.items():

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from ...manifests.errors import MissingFileError, SourceError
+from ...manifests.errors import ConfigError, MissingFileError, SourceError
 
 
 def read_split(folder: Path, split: str) -> tuple[str, ...]:
     """The ids in ``folder/split.txt``, in their order; blank lines, line ends and a byte order mark do not matter.
 
-    Raises :class:`MissingFileError` when there is no such list (naming those there are), and :class:`SourceError`
-    when it is empty, not text, names an id twice, or holds something else than one id per line.
+    Raises :class:`MissingFileError` when there is no such list (naming those there are), :class:`ConfigError` when
+    ``split`` is a path, and :class:`SourceError` when the list is empty, not text, names an id twice, or holds
+    something else than one id per line.
     """
+    check_name(split, _choices(folder))
     path = folder / f"{split}.txt"
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -33,6 +35,12 @@ def read_split(folder: Path, split: str) -> tuple[str, ...]:
     if count > 1:
         raise SourceError(f"the split list {path} names {image_id!r} {count} times: remove the repetitions")
     return ids
+
+
+def check_name(split: str, choices: str) -> None:
+    """Raise :class:`ConfigError`, ending in ``choices``, for a path where the name of a split is expected."""
+    if "/" in split or "\\" in split:
+        raise ConfigError(f"--split {split!r} is a path, expected the name of a list without folder: {choices}")
 
 
 def available_splits(folder: Path) -> list[str]:

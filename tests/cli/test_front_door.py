@@ -96,6 +96,24 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_of_the_system_is_one_line_too(debug: bool) -> None:
+    # Stands for whatever no command foresaw: no file can have this name, and Python 3.11 raises when asked for it.
+    code = (
+        "import sys, click; from fbind.cli import main\n"
+        "def fail(*_, **__): open('n' * 300)\n"
+        "main.LazyGroup.invoke = fail\n"
+        "main.main()"
+    )
+    flags = ["--debug"] if debug else []
+    result = subprocess.run([sys.executable, "-c", code, *flags, "inspect", "x"], capture_output=True, text=True)
+    if debug:
+        assert "Traceback" in result.stderr
+    else:
+        assert result.returncode == 6
+        assert result.stderr == f"error: {'n' * 300}: File name too long\n"
+
+
 @pytest.fixture(scope="module")
 def clusters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset and its clusters, made by the commands themselves."""

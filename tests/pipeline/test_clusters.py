@@ -134,6 +134,36 @@ def test_the_command(voc: Path, tmp_path: Path, fbind):
     assert again.stderr == f"error: {out} is already there: add --overwrite to replace it, or choose another --out\n"
     assert fbind(*arguments, "--overwrite", "--workers", 2).returncode == 0
 
-    elsewhere = fbind(*arguments[:-1], tmp_path / "no" / "c.json")
-    assert elsewhere.returncode == 6
-    assert elsewhere.stderr.count("\n") == 1
+    assert fbind(*arguments[:-1], tmp_path / "new" / "c.json").returncode == 0
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    ("out", "figure", "code", "problem"),
+    [
+        ("taken/c.json", "c.png", 6, "a part of that path is a file"),
+        ("c.json", "taken/c.png", 6, "a part of that path is a file"),
+        ("voc", "c.png", 6, "it is a folder"),
+        ("n" * 300, "c.png", 6, "name too long"),
+        ("same.png", "same.png", 2, "are the same file"),
+    ],
+)
+def test_what_can_not_be_written_is_said_before_counting(
+    voc: Path, tmp_path: Path, out: str, figure: str, code: int, problem: str, fbind
+):
+    (tmp_path / "taken").touch()
+    # Counting would stumble over this first.
+    write_labels(voc, "img_000", np.full((40, 50), 99, np.uint8))
+    arguments = ("build-clusters", "--root", voc, "--split", "train", "--out", out, "--figure", figure, "--overwrite")
+    result = fbind(*arguments)
+    assert result.returncode == code, result.stderr
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("split", ["../Segmentation/train", "/tmp/train", "a\\b"])
+def test_a_split_is_a_name(voc: Path, split: str, fbind):
+    result = fbind("build-clusters", "--root", voc, "--split", split, "--out", "c.json")
+    assert result.returncode == 2
+    assert "is a path, expected the name of a list without folder: choose one of: train" in result.stderr
+    assert result.stderr.count("\n") == 1

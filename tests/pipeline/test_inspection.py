@@ -4,8 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fbind.manifests.errors import MissingFileError
+from fbind.manifests.errors import MissingFileError, StoreError
 from fbind.manifests.reader import BlendStore
+from fbind.manifests.shards import shard_file
+from fbind.manifests.writer import record_file
+from fbind.pipeline import inspection
 from fbind.pipeline.inspection import Inspection, inspect_store
 
 
@@ -66,3 +69,17 @@ def test_the_command_fits_80_columns_and_prints_json(blends: Path, incomplete: P
     assert "`fbind verify` checks the bytes" in text.stdout
     assert "incomplete: 2 of 3 shards are written" in fbind("inspect", incomplete).stdout.replace("\n          ", " ")
     assert json.loads(fbind("inspect", blends, "--json").stdout)["manifest"]["seed"] == 1
+
+
+@pytest.mark.parametrize("lost", ["record", "image"])
+def test_a_complete_store_that_lacks_a_shard_is_damaged(blends: Path, lost: str, fbind):
+    (record_file(blends, 1) if lost == "record" else shard_file(blends / "image", 1, 4)).unlink()
+    assert inspect_store(blends).written_shards == 2
+    text = " ".join(fbind("inspect", blends).stdout.split())
+    assert "DAMAGED: 2 of 3 shards are there; `fbind verify` names the others" in text
+    assert "sealed" not in text
+
+
+def test_a_file_that_can_not_be_asked_for(tmp_path: Path):
+    with pytest.raises(StoreError, match=r"can't read .*: File name too long"):
+        inspection._size(tmp_path / ("n" * 300))

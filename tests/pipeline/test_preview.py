@@ -8,6 +8,7 @@ from PIL import Image
 from fbind.manifests.errors import ConfigError, ResourceError
 from fbind.manifests.labels import VOC_LABELS
 from fbind.manifests.reader import BlendStore
+from fbind.pipeline import preview
 from fbind.pipeline.preview import draw_preview, overlay, read_originals
 from fbind.pipeline.sources import open_source
 
@@ -65,3 +66,37 @@ def test_what_can_not_be_written(blends: Path, tmp_path: Path):
         draw_preview(store, tmp_path / "sheet.bmp")
     with pytest.raises(ResourceError, match="create it first"):
         draw_preview(store, tmp_path / "no" / "sheet.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_sheet_too_tall_is_refused_with_what_fits(
+    blends: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+):
+    store, out = BlendStore.open(blends), tmp_path / f"sheet.{suffix}"
+    monkeypatch.setattr(preview, "TALLEST", 1500)
+    with pytest.raises(ConfigError, match=r"--samples (\d) or so") as error:
+        draw_preview(store, out, samples=10)
+    fitting = int(str(error.value).split("--samples ")[1][0])
+    assert not out.exists()
+    draw_preview(store, out, samples=fitting)
+    with Image.open(out) as sheet:
+        assert 1500 - 400 < sheet.height <= 1500
+
+
+def test_too_many_samples_are_refused_before_any_is_read(blends: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.rmtree(blends / "image" / "c")
+    monkeypatch.setattr(preview, "MOST_SAMPLES", 9)
+    with pytest.raises(ConfigError, match="10 samples are too many for one sheet: draw at most --samples 9"):
+        draw_preview(BlendStore.open(blends), tmp_path / "sheet.png", samples=300)
+
+
+def test_a_moved_dataset_is_found_by_its_root(blends: Path, voc: Path, tmp_path: Path, fbind):
+    assert draw_preview(BlendStore.open(blends), tmp_path / "before.png", samples=2) is None
+    voc.rename(tmp_path / "moved")
+    result = fbind("preview", blends, "--out", "after.png", "--samples", 2, "--root", "moved")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "after.png").read_bytes() == (tmp_path / "before.png").read_bytes()
+
+
+def test_line_breaks_in_a_caption_are_spaces():
+    assert preview._cut("two\nlines", preview._font(12), 500) == "two lines"

@@ -13,11 +13,11 @@ from fbind.manifests.writer import PixelSample, record_file, write_shard
 from fbind.pipeline.verification import Verification, expected_files, verify
 
 
-def found(path: Path) -> Verification | UnknownVersionError:
-    """What verify says; a damaged version number is said by raising."""
+def found(path: Path) -> Verification | FbindError:
+    """What verify says; a damaged version or format, which make it another thing than a store, are said by raising."""
     try:
         return verify(path, workers=1)
-    except UnknownVersionError as error:
+    except (UnknownVersionError, StoreError) as error:
         return error
 
 
@@ -178,6 +178,21 @@ def test_what_is_no_store_is_an_error_not_a_finding(tmp_path: Path):
         verify(tmp_path / "nothing")
     with pytest.raises(StoreError, match=r"no zarr\.json"):
         verify(tmp_path)
+
+
+def test_an_array_of_a_store_is_no_store(blends: Path, fbind):
+    result = fbind("verify", blends / "image")
+    assert result.returncode == 5
+    assert "is not a store of blends" in result.stderr
+    assert "--overwrite" not in result.stderr
+
+
+def test_a_damaged_manifest_is_a_finding(blends: Path, fbind):
+    file = blends / "zarr.json"
+    file.write_text(file.read_text().replace('"seed": 1', '"seed": 2').replace('"seed":1', '"seed":2'))
+    result = fbind("verify", blends)
+    assert result.returncode == 1
+    assert "does not match its digest" in result.stdout
 
 
 def test_workers_do_not_change_the_result(blends: Path):

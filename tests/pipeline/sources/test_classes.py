@@ -47,6 +47,9 @@ def test_smallest_and_largest_set(tmp_path: Path, count: int) -> None:
         ({"names": ["a", "a"], "background": None}, "class names must differ"),
         ({"names": ["a", ""], "background": None}, r"names\.1: "),
         ({"names": ["a", 7], "background": None}, r"names\.1: "),
+        ({"names": ["a", "b\nc"], "background": None}, r"names\.1: 'b\\nc' has a line break or another control char"),
+        ({"names": ["a\x1b[0m", "b"], "background": None}, r"names\.0: .*control character"),
+        ({"names": ["a", "b\u2028"], "background": None}, r"names\.1: .*control character"),
         ({"names": "ab", "background": None}, "names: "),
         ({"names": ["a", "b"]}, "background: "),
         ({"names": ["a", "b"], "background": "c"}, "background: 'c' is not one of the names"),
@@ -77,7 +80,10 @@ def test_missing(tmp_path: Path) -> None:
         read_classes(tmp_path / "classes.json")
 
 
-@given(st.lists(st.text(min_size=1), min_size=2, max_size=10, unique=True), st.booleans())
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1)
+
+
+@given(st.lists(NAMES, min_size=2, max_size=10, unique=True), st.booleans())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, names: list[str], with_background: bool) -> None:
     labels = LabelSet(
         names=tuple(names), palette=voc_palette(len(names)), background=len(names) - 1 if with_background else None

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fbind.manifests.clusters import SourceSpec
-from fbind.manifests.errors import BadLabelError, MissingFileError, SourceError
+from fbind.manifests.errors import BadLabelError, ConfigError, MissingFileError, SourceError
 from fbind.pipeline.sources import open_source
 from fbind.pipeline.sources.folder import FolderSource
 
@@ -68,6 +68,18 @@ def test_id_without_image_or_label(folder_dataset: Path, folder_spec: SpecOf) ->
         source.image("w")
     with pytest.raises(MissingFileError, match=r"labels/w\.png"):
         source.label_map("w")
+
+
+def test_ids_with_an_extension_are_explained(folder_dataset: Path, folder_spec: SpecOf) -> None:
+    source = FolderSource(folder_spec(folder_dataset))
+    for read in (source.image, source.label_map):
+        with pytest.raises(MissingFileError, match=r"ids have no extension, so write 'x' instead of 'x\.png'"):
+            read("x.png")
+
+
+def test_a_split_is_a_name(folder_dataset: Path, folder_spec: SpecOf) -> None:
+    with pytest.raises(ConfigError, match=r"'../few' is a path.*choose one of: few, all"):
+        FolderSource(folder_spec(folder_dataset, "../few")).ids()
 
 
 def test_rgb_label_map(folder_dataset: Path, folder_spec: SpecOf) -> None:

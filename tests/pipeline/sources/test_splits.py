@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fbind.manifests.errors import MissingFileError, SourceError
+from fbind.manifests.errors import ConfigError, MissingFileError, SourceError
 from fbind.pipeline.sources.splits import available_splits, read_split
 
 
@@ -78,3 +78,15 @@ def test_a_folder_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "s.txt").mkdir()
     with pytest.raises(SourceError, match="Is a directory"):
         read_split(tmp_path, "s")
+
+
+@pytest.mark.parametrize("split", ["../s", "/s", "sub\\s"])
+def test_a_path_is_no_split(tmp_path: Path, split: str) -> None:
+    (tmp_path / "s.txt").write_text("a\n")
+    with pytest.raises(ConfigError, match=r"is a path, expected the name of a list without folder: choose one of: s$"):
+        read_split(tmp_path, split)
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="File name too long"):
+        read_split(tmp_path, "n" * 300)

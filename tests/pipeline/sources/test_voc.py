@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -57,6 +58,23 @@ def test_missing_labels_dir_names_the_others(voc_dataset: Path, voc_spec: SpecOf
 def test_root_that_is_not_there(tmp_path: Path, voc_spec: SpecOf) -> None:
     with pytest.raises(MissingFileError, match="the folder is not there; check --root"):
         VocSource(voc_spec(tmp_path / "absent"))
+
+
+def test_root_that_can_not_be_asked_for(tmp_path: Path, voc_spec: SpecOf) -> None:
+    # Python below 3.14 raises here, as it does for a folder that may not be entered.
+    with pytest.raises(SourceError, match=r"dataset at .*n{300}") as error:
+        open_source(voc_spec(tmp_path / ("n" * 300)))
+    assert "--root" in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_root_behind_a_locked_folder(voc_dataset: Path, voc_spec: SpecOf) -> None:
+    voc_dataset.parent.chmod(0)
+    try:
+        with pytest.raises(SourceError, match="dataset at"):
+            open_source(voc_spec(voc_dataset))
+    finally:
+        voc_dataset.parent.chmod(0o700)
 
 
 def test_root_that_is_no_voc_root(tmp_path: Path, voc_spec: SpecOf) -> None:

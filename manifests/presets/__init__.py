@@ -1,1 +1,0 @@
-"""Named plans, as JSON."""
