@@ -9,30 +9,29 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import struct
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from ..manifests.base import Frozen, first_problem, write_atomically
-from ..manifests.errors import CheckpointError
+from ..manifests.errors import CheckpointError, ConfigError
 from ..manifests.labels import LabelSet
 from .config import NetworkName, Stage, TrainConfig
 from .network import FeatureBindingNetwork, PlainNetwork, build_network
+from .provenance import Ancestor, Initialisation
 
 FORMAT = "fbind.checkpoint"
 VERSION = 1
-
-
-class Initialisation(Frozen):
-    """Where a run's first weights came from: torchvision's or a file's name, or an earlier checkpoint's SHA-256."""
-
-    weights: str = "none"
-    checkpoint: str | None = None
+ZIP = b"PK\x03\x04"
+"""How files of torch.save begin; old weights of torchvision are plain pickles."""
+DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, struct.error)
+"""What unpickling a truncated or damaged file raises, besides ``pickle.UnpicklingError``."""
 
 
 class CheckpointRecord(Frozen):
@@ -50,6 +49,22 @@ class CheckpointRecord(Frozen):
     total_steps: int = Field(ge=1)
     software: dict[str, str]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.stage, self.network) != (self.config.stage, self.config.network):
+            raise ValueError(
+                f"stage {self.stage} and network {self.network} contradict the configuration's {self.config.stage} and "
+                f"{self.config.network}"
+            )
+        if self.step > self.total_steps:
+            raise ValueError(f"step {self.step} is beyond the last one, {self.total_steps}")
+        return self
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was trained to its end."""
+        return self.step == self.total_steps
+
 
 class Checkpoint(NamedTuple):
     """A checkpoint in memory; ``digest`` is ``"sha256:<hex>"`` of its file."""
@@ -58,6 +73,19 @@ class Checkpoint(NamedTuple):
     state: dict[str, Tensor]
     path: Path
     digest: str
+
+    def ancestry(self) -> Initialisation:
+        """Where a run that starts from this checkpoint comes from."""
+        record = self.record
+        own = Ancestor(
+            digest=self.digest,
+            stage=record.stage,
+            store_digest=record.store_digest,
+            steps=record.step,
+            batch=record.config.batch,
+        )
+        origin = record.initialisation
+        return Initialisation(weights=origin.weights, checkpoint=self.digest, ancestors=(*origin.ancestors, own))
 
     def network(self) -> PlainNetwork | FeatureBindingNetwork:
         """The network with the checkpoint's weights, on the CPU.
@@ -91,7 +119,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises :class:`CheckpointError` when there is none, it is truncated, holds anything but tensors and plain data, is
     not fbind's, or has another version.
     """
-    content = read_plain(path)
+    data = read_file(path)
+    content = parse(data, path)
     record = content.get("record")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of fbind: name the checkpoint.pt in a run's folder")
@@ -104,7 +133,40 @@ def load_checkpoint(path: Path) -> Checkpoint:
         parsed = CheckpointRecord.model_validate(record)
     except ValidationError as error:
         raise CheckpointError(f"the record in {path} is inconsistent ({first_problem(error)}): train again") from None
-    return Checkpoint(parsed, tensors(content.get("state"), path), path, file_digest(path))
+    return Checkpoint(parsed, tensors(content.get("state"), path), path, "sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def load_finished(path: Path) -> Checkpoint:
+    """Read a checkpoint to start from; raises :class:`CheckpointError` also when its training was not finished."""
+    checkpoint = load_checkpoint(path)
+    record = checkpoint.record
+    if not record.finished:
+        raise CheckpointError(
+            f"{path} is unfinished (step {record.step} of {record.total_steps}): train it to the end, or start from "
+            "another checkpoint"
+        )
+    return checkpoint
+
+
+def inherit(options: dict[str, Any]) -> dict[str, Any]:
+    """Training options with what the checkpoint named by ``init`` decides: ``network`` and ``hidden``.
+
+    Raises :class:`CheckpointError` for an unusable checkpoint, :class:`ConfigError` when an option contradicts it.
+    """
+    if options.get("init") is None:
+        return options
+    record = load_finished(Path(options["init"])).record
+    # A baseline has no binding head whose width could be inherited.
+    hidden = None if record.stage == "plain" else record.config.hidden or 2 * len(record.labels)
+    inherited: dict[str, Any] = dict(options)
+    for name, value in (("network", record.network), ("hidden", hidden)):
+        given = options.get(name)
+        if given is not None and value is not None and given != value:
+            raise ConfigError(
+                f"--{name} {given} contradicts --init {options['init']}, which has {value}: leave --{name} out"
+            )
+        inherited[name] = value if given is None else given
+    return inherited
 
 
 def restore(network: nn.Module, checkpoint: Checkpoint) -> None:
@@ -144,7 +206,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises :class:`CheckpointError` when there is none or it holds anything but tensors and plain data.
     """
-    return tensors(read_plain(path), path)
+    content = parse(read_file(path), path)
+    if isinstance(record := content.get("record"), dict) and record.get("format") == FORMAT:
+        raise CheckpointError(f"{path} is a checkpoint of fbind, not an encoder's weights: use --init {path}")
+    return tensors(content, path)
 
 
 def tensors(value: Any, path: Path) -> dict[str, Tensor]:
@@ -154,38 +219,36 @@ def tensors(value: Any, path: Path) -> dict[str, Tensor]:
     return dict(value)
 
 
-def read_plain(path: Path) -> dict[str, Any]:
-    """The dictionary in a file of ``torch.save``, read without executing anything; raises :class:`CheckpointError`."""
+def read_file(path: Path) -> bytes:
+    """The bytes of a file, read once: what is parsed is what is digested. Raises :class:`CheckpointError`."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: name the checkpoint.pt in a run's folder")
     try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"can't read {path}: {error.strerror or error}") from error
+
+
+def parse(data: bytes, path: Path) -> dict[str, Any]:
+    """The dictionary in a file of ``torch.save``, without executing anything; raises :class:`CheckpointError`."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other kinds; they are refused in words of ours
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        what = "holds something other than tensors and plain data" if is_zip(path) else "is not a file of torch.save"
+        what = (
+            "holds something other than tensors and plain data"
+            if data.startswith(ZIP)
+            else "is not a file of torch.save"
+        )
         raise CheckpointError(
             f"{path} {what}; it was refused and nothing in it was executed: name a run's checkpoint.pt, or weights "
             "saved as a state dict"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path} is truncated, damaged or not a file of torch.save: copy it again, or train again"
         ) from error
-    except OSError as error:
-        raise CheckpointError(f"can't read {path}: {error.strerror or error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
-
-
-def is_zip(path: Path) -> bool:
-    """Whether a file begins as torch's zip files do (old weights of torchvision are plain pickles)."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def file_digest(path: Path) -> str:
-    """``"sha256:<hex>"`` of a file."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -56,9 +56,7 @@ device_option = click.option(
 @click.option(
     "--network",
     type=click.Choice(get_args(NetworkName)),
-    default=default("network"),
-    show_default=True,
-    help="Encoder and heads; small is for CPUs.",
+    help=f"Encoder and heads; small is for CPUs.  [default: {default('network')}; with --init the checkpoint's]",
 )
 @click.option(
     "--weights",
@@ -104,25 +102,34 @@ device_option = click.option(
     show_default=True,
     help="Batch norms of the encoder; frozen keeps the pretrained statistics, scales and shifts.",
 )
-@click.option("--hidden", type=int, help="Hidden channels of the binding head.  [default: 2 x classes]")
+@click.option(
+    "--hidden",
+    type=int,
+    help="Hidden channels of the binding head.  [default: 2 x classes; with --init the checkpoint's]",
+)
 @device_option
 @click.option("--seed", type=int, default=default("seed"), show_default=True, help="Seed of everything random.")
 @click.option("--threads", type=int, default=default("threads"), show_default=True, help="Threads that read the store.")
 @click.option(
     "--log-every", type=int, default=default("log_every"), show_default=True, help="Steps between log records."
 )
-@click.option("--overwrite", is_flag=True, help="Replace the run in --run.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --run, with its scores.")
 def train(overwrite: bool, **options: Any) -> None:
     """Train a network from the shards of a store.
 
-    Writes config.json, metrics.jsonl, TensorBoard's files and checkpoint.pt to the folder of the run. The defaults are
-    the paper's.
+    Writes config.json, metrics.jsonl, TensorBoard's files and checkpoint.pt to the folder of the run. The
+    schedule and the learning rates default to the paper's (those of the small network are larger). An interrupted run
+    starts over when the same command is given again.
 
     \b
     fbind train --shards blends.zarr --run runs/binding
     fbind train --shards plain.zarr --run runs/denoise --stage denoise --init runs/binding/checkpoint.pt
     fbind train --shards plain.zarr --run runs/plain --stage plain
     """  # noqa: D301 - click reads the character \b as "keep these lines"
+    if options["init"] is not None:
+        from .checkpoint import inherit
+
+        options = inherit(options)
     config = TrainConfig.resolve(**options)
     from rich.console import Console
 
@@ -136,7 +143,12 @@ def train(overwrite: bool, **options: Any) -> None:
 @click.command(short_help="Score a checkpoint at full resolution.")
 @click.option("--checkpoint", required=True, metavar="CKPT", type=click.Path(path_type=Path), help="What to score.")
 @click.option("--shards", required=True, metavar="STORE", type=click.Path(path_type=Path), help="What to score it on.")
-@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Write the scores as JSON.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the scores as JSON; an earlier file of scores is replaced.",
+)
 @click.option(
     "--pictures",
     nargs=2,
@@ -160,8 +172,10 @@ def evaluate(
 
     from ..manifests.reader import BlendStore
     from .evaluate import evaluate as score
-    from .scores import save_evaluation, score_table
+    from .scores import check_target, save_evaluation, score_table
 
+    if out:
+        check_target(out)
     console = Console()
     store = BlendStore.open(shards)
     count = min(limit or len(store), len(store))
@@ -172,9 +186,11 @@ def evaluate(
         if pictures and sample.index < pictures[1]:
             draw(store, store.manifest.labels, sample, prediction, pictures[0])
 
-    evaluation = score(checkpoint, shards, device=device, limit=limit, watch=watch)
+    evaluation = score(checkpoint, store, device=device, limit=limit, watch=watch)
     next(progress, None)  # the bar ends when it is asked once more
     console.print(score_table(evaluation))
+    if evaluation.checkpoint.step < evaluation.checkpoint.total_steps:
+        console.print("[yellow]warning:[/] the checkpoint's training was not finished", highlight=False)
     if evaluation.phantom_activation is not None:
         console.print(f"Σ ReLU(S_p), mean per image: {evaluation.phantom_activation:,.1f}", highlight=False)
     if pictures:
@@ -198,7 +214,8 @@ def compare(runs: tuple[str, ...]) -> None:
     """Put the scores of several runs in one table.
 
     Each run is NAME=FILE, FILE being what `fbind evaluate --out` wrote. Says so when the runs were scored on different
-    images or under different protocols.
+    images or under different protocols, or trained on different numbers of samples, or not to the end. The steps of a
+    run that started from others' checkpoints follow theirs, as in 800 + 150.
     """
     from rich.console import Console
 

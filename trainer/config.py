@@ -34,7 +34,7 @@ class TrainConfig(Frozen):
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     batch: int = Field(default=10, ge=2, description="Batch norm over a single sample has no variance")
-    crop: int = Field(default=321, ge=1)
+    crop: int = Field(default=321, ge=1, le=8192)
     flip: bool = True
     lr: float = Field(gt=0, allow_inf_nan=False)
     head_lr_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ..manifests.errors import ConfigError
+from ..manifests.errors import CheckpointError, ConfigError
 from ..manifests.labels import LabelSet
 from ..manifests.reader import BlendStore, Sample
 from .checkpoint import Checkpoint, check_labels, load_checkpoint, software
-from .device import pick_device
+from .device import memory_errors, pick_device
 from .losses import phantom_activation
 from .metrics import Confusion, iou, mean_iou, pixel_accuracy
 from .pixels import normalise
@@ -30,14 +30,18 @@ HeadName = Literal["dominant", "binding", "phantom"]
 class Prediction(NamedTuple):
     """What the heads of a network say about one image."""
 
-    probabilities: dict[HeadName, Tensor]
-    """Per head (K, h, w) float32 softmax at the image's resolution."""
+    logits: dict[HeadName, Tensor]
+    """Per head (K, h, w) float32 at the image's resolution."""
     activation: float | None
     """Σ ReLU(S_p) over the native logits; ``None`` without a phantom branch."""
 
     def labels(self, head: HeadName) -> Tensor:
         """(h, w) int64: the most probable class of every pixel."""
-        return self.probabilities[head].argmax(dim=0)
+        return self.logits[head].argmax(dim=0)
+
+    def probabilities(self, head: HeadName) -> Tensor:
+        """(K, h, w) float32: the softmax of the logits."""
+        return self.logits[head].softmax(dim=0)
 
 
 Watcher = Callable[[Sample, Prediction], None]
@@ -46,7 +50,7 @@ Watcher = Callable[[Sample, Prediction], None]
 
 def evaluate(
     checkpoint_path: Path,
-    store_path: Path,
+    store: BlendStore | Path,
     *,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     limit: int | None = None,
@@ -57,24 +61,30 @@ def evaluate(
     The dominant and the binding head are held to the dominant label maps. On blends the phantom head is held to the
     phantom's, and so is the dominant head: what the phantom head knows beyond it is what stage 1 has separated.
 
-    Raises :class:`~fbind.manifests.errors.CheckpointError` (also when the label sets differ),
-    :class:`~fbind.manifests.errors.ResourceError`, and what :meth:`BlendStore.open` and :meth:`BlendStore.read` raise.
+    torch's global generator is left as it was.
+
+    Raises :class:`~fbind.manifests.errors.CheckpointError` (also when the label sets differ or the network gives values
+    that are not finite), :class:`~fbind.manifests.errors.ResourceError` (also when memory runs out), and what
+    :meth:`BlendStore.open` and :meth:`BlendStore.read` raise.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    store = BlendStore.open(store_path)
+    store = BlendStore.open(store) if isinstance(store, Path) else store
     labels = store.manifest.labels
-    check_labels(checkpoint, labels, str(store_path))
+    check_labels(checkpoint, labels, str(store.path))
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {limit}")
     target = pick_device(device)
-    network = checkpoint.network().to(target).to(memory_format=torch.channels_last).eval()
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
+        network = checkpoint.network()
+    network = network.to(target).to(memory_format=torch.channels_last).eval()
 
     pairs = score_pairs(checkpoint.record.stage != "plain", store.manifest.blended)
     confusions = {pair: Confusion(len(labels), target) for pair in pairs}
     activations: list[float] = []
     count = min(limit or len(store), len(store))
     for sample in read_ahead(store, count):
-        prediction = predict(network, sample.image, target)
+        with memory_errors(f"sample {sample.index} is too large for it, use --device cpu or a smaller network"):
+            prediction = predict(network, sample.image, target)
         truth: dict[Target, np.ndarray | None] = {"dominant": sample.dominant, "phantom": sample.phantom}
         for (head, against), confusion in confusions.items():
             label_map = truth[against]
@@ -88,7 +98,7 @@ def evaluate(
     return Evaluation(
         checkpoint=checkpoint_identity(checkpoint),
         store=StoreIdentity(
-            path=str(store_path),
+            path=str(store.path),
             digest=store.manifest.digest,
             split=store.manifest.source.split,
             strategy=store.manifest.strategy,
@@ -115,13 +125,22 @@ def score_pairs(binding: bool, blended: bool) -> list[tuple[HeadName, Target]]:
 
 @torch.inference_mode()
 def predict(network: nn.Module, image: np.ndarray, device: torch.device) -> Prediction:
-    """Run a network in evaluation mode on one (h, w, 3) uint8 RGB image at its full resolution."""
+    """Run a network in evaluation mode on one (h, w, 3) uint8 RGB image at its full resolution.
+
+    Raises :class:`~fbind.manifests.errors.CheckpointError` when a logit is not finite.
+    """
     pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1).unsqueeze(0)
     answer = network(normalise(pixels))
     logits: dict[HeadName, Tensor] = {"dominant": answer} if isinstance(answer, Tensor) else answer._asdict()
+    for head, native in logits.items():
+        if not torch.isfinite(native).all():
+            raise CheckpointError(
+                f"the network's {head} head gives logits that are not finite: its training has diverged, train again "
+                "with a lower --lr"
+            )
     activation = phantom_activation(logits["phantom"]).item() if "phantom" in logits else None
     size = image.shape[:2]
-    return Prediction({head: upsample(native, size).softmax(dim=0) for head, native in logits.items()}, activation)
+    return Prediction({head: upsample(native, size) for head, native in logits.items()}, activation)
 
 
 def upsample(logits: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -167,8 +186,10 @@ def checkpoint_identity(checkpoint: Checkpoint) -> CheckpointIdentity:
         stage=record.stage,
         step=record.step,
         total_steps=record.total_steps,
+        batch=record.config.batch,
         seed=record.config.seed,
         weights=record.initialisation.weights,
         init=record.initialisation.checkpoint,
+        ancestors=record.initialisation.ancestors,
         trained_on=record.store_digest,
     )

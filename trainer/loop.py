@@ -8,21 +8,15 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from ..manifests.errors import CheckpointError, ConfigError, ResourceError
+from ..manifests.errors import CheckpointError, ConfigError, InterruptedRunError
 from ..manifests.reader import BlendStore
-from .checkpoint import (
-    CheckpointRecord,
-    Initialisation,
-    check_labels,
-    load_checkpoint,
-    restore,
-    save_checkpoint,
-    software,
-)
+from .checkpoint import CheckpointRecord, check_labels, load_finished, restore, save_checkpoint, software
 from .config import Stage, TrainConfig
-from .device import pick_device
+from .device import memory_errors, pick_device
 from .network import FeatureBindingNetwork, PlainNetwork, build_network
+from .provenance import Initialisation
 from .run import RunFolder, RunLog
 from .schedule import poly
 from .stages import check_store, prepare, stage_loss
@@ -43,13 +37,15 @@ def train(config: TrainConfig, *, overwrite: bool = False, console: Console | No
     """Run one stage of training and return the path of its checkpoint, ``<run>/checkpoint.pt``.
 
     On a CPU the same config, store and number of torch threads give the same weights bit for bit; torch's global
-    generators are left as they were. Nothing is written before everything has been checked.
+    generators are left as they were. Nothing is written before everything has been checked. A run that was interrupted
+    keeps its last checkpoint, marked as unfinished; the same call starts it over.
 
-    Raises :class:`~fbind.manifests.errors.ConfigError` for options that the store can't satisfy or a loss that is no
-    longer finite,
-    :class:`~fbind.manifests.errors.CheckpointError` for an unusable ``init``,
-    :class:`~fbind.manifests.errors.StoreExistsError` for an existing run, and
-    :class:`~fbind.manifests.errors.ResourceError` for a missing device, download or memory.
+    Raises :class:`~fbind.manifests.errors.ConfigError` for options that the store can't satisfy and a loss or
+    weights that are no longer finite,
+    :class:`~fbind.manifests.errors.CheckpointError` for an unusable or unfinished ``init``,
+    :class:`~fbind.manifests.errors.StoreExistsError` for an existing run,
+    :class:`~fbind.manifests.errors.ResourceError` for a missing device, download, disk space or memory, and
+    :class:`~fbind.manifests.errors.InterruptedRunError` on Ctrl-C.
     """
     store = BlendStore.open(Path(config.shards))
     check_store(config.stage, store)
@@ -57,7 +53,8 @@ def train(config: TrainConfig, *, overwrite: bool = False, console: Console | No
     device = pick_device(config.device)
     config = config.model_copy(update={"device": device.type})
     folder = RunFolder(Path(config.run))
-    folder.check_free(overwrite=overwrite)
+    check_apart(config)
+    folder.check_free(config, overwrite=overwrite)
 
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -78,31 +75,49 @@ def train(config: TrainConfig, *, overwrite: bool = False, console: Console | No
             software=software(),
         )
         folder.create(config)
-        saved = time.monotonic()
-        with (
-            open_stream(store, config, steps) as stream,
-            RunLog(folder, steps, config.log_every, config.batch, console) as log,
-        ):
-            for step, batch in enumerate(stream):
-                factor = poly(step, steps, config.power)
-                set_learning_rate(optimiser, config, factor)
-                try:
+        done, saved = 0, time.monotonic()
+
+        def save() -> None:
+            check_weights(network, done)
+            save_checkpoint(folder.checkpoint, record.model_copy(update={"step": done}), network)
+
+        try:
+            with (
+                memory_errors("lower --batch or --crop"),
+                open_stream(store, config, steps) as stream,
+                RunLog(folder, steps, config.log_every, config.batch, console) as log,
+            ):
+                for step, batch in enumerate(stream):
+                    factor = poly(step, steps, config.power)
+                    set_learning_rate(optimiser, config, factor)
                     loss = stage_loss(config.stage, network, batch.to(device))
                     check_finite(loss.total, step, batch.indices.tolist())
                     optimiser.zero_grad(set_to_none=True)
                     loss.total.backward()
                     optimiser.step()
-                except torch.OutOfMemoryError as error:
-                    raise ResourceError(
-                        f"the GPU ran out of memory in step {step + 1}: lower --batch or --crop"
-                    ) from error
-                terms = {f"loss_{name}": value.item() for name, value in loss._asdict().items()}
-                log.step(step + 1, step // stream.steps_per_epoch, config.lr * factor, terms, stream.waited)
-                if time.monotonic() - saved > SAVE_EVERY_S:
-                    save_checkpoint(folder.checkpoint, record.model_copy(update={"step": step + 1}), network)
-                    saved = time.monotonic()
-        save_checkpoint(folder.checkpoint, record.model_copy(update={"step": steps}), network)
+                    done = step + 1
+                    terms = {f"loss_{name}": value.item() for name, value in loss._asdict().items()}
+                    log.step(done, step // stream.steps_per_epoch, config.lr * factor, terms, stream.waited)
+                    if time.monotonic() - saved > SAVE_EVERY_S:
+                        save()
+                        saved = time.monotonic()
+            save()
+        except KeyboardInterrupt:
+            if done:
+                save()
+            kept = f"{folder.checkpoint} holds the network" if done else "there is no checkpoint yet"
+            raise InterruptedRunError(
+                f"interrupted after step {done} of {steps}: {kept}; the same command starts the run over"
+            ) from None
     return folder.checkpoint
+
+
+def check_apart(config: TrainConfig) -> None:
+    """Raise :class:`ConfigError` when the run would replace the checkpoint that it starts from."""
+    if config.init is not None and Path(config.init).resolve().is_relative_to(Path(config.run).resolve()):
+        raise ConfigError(
+            f"--init {config.init} lies in --run {config.run}, which is to be written: choose another --run"
+        )
 
 
 def check_length(config: TrainConfig, store: BlendStore) -> int:
@@ -121,7 +136,7 @@ def initialise(config: TrainConfig, store: BlendStore) -> tuple[PlainNetwork | F
         from .weights import load_pretrained
 
         return network, Initialisation(weights=load_pretrained(network.encoder, config.network, config.weights))
-    checkpoint = load_checkpoint(Path(config.init))
+    checkpoint = load_finished(Path(config.init))
     check_labels(checkpoint, store.manifest.labels, str(store.path))
     if checkpoint.record.network != config.network:
         raise CheckpointError(
@@ -140,7 +155,7 @@ def initialise(config: TrainConfig, store: BlendStore) -> tuple[PlainNetwork | F
         network.phantom.load_state_dict(baseline.dominant.state_dict())
     else:
         restore(network, checkpoint)
-    return network, Initialisation(checkpoint=checkpoint.digest)
+    return network, checkpoint.ancestry()
 
 
 def open_stream(store: BlendStore, config: TrainConfig, steps: int) -> BlendStream:
@@ -171,3 +186,10 @@ def check_finite(loss: torch.Tensor, step: int, samples: list[int]) -> None:
             f"the loss is {value} in step {step + 1}, on samples {samples}: lower --lr, or look at these samples with "
             "`fbind preview`"
         )
+
+
+def check_weights(network: nn.Module, step: int) -> None:
+    """Keep weights and statistics that are not finite out of checkpoints; raises :class:`ConfigError`."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ConfigError(f"{name} is no longer finite after step {step}: lower --lr")

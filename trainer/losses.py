@@ -1,7 +1,7 @@
 """The losses of both training stages, as functions of logits and label maps (paper, sections 3.2 and 3.3).
 
-Shapes: logits (B, K, h, w) float at the network's native resolution; label maps (B, H, W) integer at the image's
-resolution, with 255 for void. Every returned term is a scalar, the mean over the B samples.
+Shapes: logits (B, K, h, w) float at the network's native resolution, 1 / stride; label maps (B, H, W) integer at the
+image's resolution, with 255 for void. Every returned term is a scalar, the mean over the B samples.
 """
 
 from __future__ import annotations

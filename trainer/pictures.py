@@ -29,7 +29,7 @@ def save_figure(sample: Sample, prediction: Prediction, labels: LabelSet, title:
     of their own. A legend names all classes that appear. Raises :class:`~fbind.manifests.errors.ResourceError` when the
     place can't be written.
     """
-    heads: list[HeadName] = [head for head in HEADS if head in prediction.probabilities]
+    heads: list[HeadName] = [head for head in HEADS if head in prediction.logits]
     predicted = {head: prediction.labels(head).cpu().numpy().astype(np.uint8) for head in heads}
     truths = {"true labels (dominant)" if sample.phantom is not None else "true labels": sample.dominant}
     if sample.phantom is not None:
@@ -54,7 +54,7 @@ def save_figure(sample: Sample, prediction: Prediction, labels: LabelSet, title:
     for column, head in enumerate(heads, start=columns - len(heads)):
         axes[0, column].imshow(colors[predicted[head]])
         axes[0, column].set_title(f"{head} {SYMBOLS[head]}", fontsize=10)
-        confidence = prediction.probabilities[head].amax(dim=0).cpu().numpy()
+        confidence = prediction.probabilities(head).amax(dim=0).cpu().numpy()
         axes[1, column].imshow(confidence, cmap="jet", vmin=0, vmax=1)
         axes[1, column].set_title(f"confidence, mean {confidence.mean():.2f}", fontsize=10)
     scale = ScalarMappable(Normalize(0, 1), colormaps["jet"])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Self
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..manifests.base import unwritable, write_atomically
-from ..manifests.errors import StoreExistsError
+from ..manifests.errors import CheckpointError, StoreExistsError
+from .checkpoint import load_checkpoint
 from .config import TrainConfig
+from .scores import is_evaluation
 
 
 class RunFolder:
@@ -27,29 +30,42 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoint = path / "checkpoint.pt"
 
-    def check_free(self, *, overwrite: bool) -> None:
-        """Raise :class:`StoreExistsError` when the folder holds anything and may not be, or is not ours to, replace."""
+    def check_free(self, config: TrainConfig, *, overwrite: bool) -> None:
+        """Raise :class:`StoreExistsError` when the folder holds anything that may not be, or is not ours to, replace.
+
+        A run of the same ``config`` that was not finished may be replaced without ``overwrite``.
+        """
         if not self.path.exists() and not self.path.is_symlink():
             return
         if not self.path.is_dir():
             raise StoreExistsError(f"{self.path} is a file: choose another --run")
         if not any(self.path.iterdir()):
             return
-        if not self.config.exists():
-            raise StoreExistsError(f"{self.path} holds files that are not a run's: choose another --run")
-        if not overwrite:
+        try:
+            former = TrainConfig.model_validate_json(self.config.read_bytes())
+        except (OSError, ValidationError):
+            raise StoreExistsError(f"{self.path} holds files that are not a run's: choose another --run") from None
+        if not overwrite and not (former == config and self._unfinished()):
             raise StoreExistsError(
                 f"{self.path} already holds a run: choose another --run, or replace it (--overwrite)"
             )
 
+    def _unfinished(self) -> bool:
+        if not self.checkpoint.exists():
+            return True
+        try:
+            return not load_checkpoint(self.checkpoint).record.finished
+        except CheckpointError:
+            return False  # it may be worth something to whoever can read it
+
     def create(self, config: TrainConfig) -> None:
-        """Make the folder, remove an earlier run's files from it and write ``config.json``.
+        """Make the folder, remove an earlier run's files and scores from it and write ``config.json``.
 
         Raises :class:`~fbind.manifests.errors.ResourceError` when the place can't be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in (self.checkpoint, self.metrics):
+            for file in (self.checkpoint, self.metrics, *filter(is_evaluation, self.path.glob("*.json"))):
                 file.unlink(missing_ok=True)
             if self.tensorboard.exists():
                 shutil.rmtree(self.tensorboard)
@@ -92,11 +108,15 @@ class RunLog(AbstractContextManager["RunLog"]):
 
         self._total, self._every, self._batch = total, every, batch
         self._console = console
-        try:
-            self._file = folder.metrics.open("w", encoding="utf-8")
-            self._board = SummaryWriter(str(folder.tensorboard))
-        except OSError as error:
-            raise unwritable(folder.path, error) from error
+        self._path = folder.path
+        with ExitStack() as stack:
+            try:
+                self._file = stack.enter_context(folder.metrics.open("w", encoding="utf-8"))
+                self._board = SummaryWriter(str(folder.tensorboard))
+            except OSError as error:
+                raise unwritable(folder.path, error) from error
+            stack.callback(self._board.close)
+            self._open = stack.pop_all()
         self._means = Means()
         self._start = self._since = time.perf_counter()
         self._waited = 0.0
@@ -107,13 +127,16 @@ class RunLog(AbstractContextManager["RunLog"]):
     def __enter__(self) -> Self:
         if self._progress:
             self._progress.start()
+            self._open.callback(self._progress.stop)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
-        self._file.close()
-        self._board.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._open.close()
+        except OSError as error:
+            # Closing a file flushes it, and fails once more where writing has failed: the first error says why.
+            if kind is None:
+                raise unwritable(self._path, error) from error
 
     def step(self, step: int, epoch: int, lr: float, terms: dict[str, float], waited: float) -> None:
         """Count in step ``step`` (from 1); ``waited``: seconds waited for data since the run began."""
@@ -141,11 +164,11 @@ class RunLog(AbstractContextManager["RunLog"]):
         try:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+            for name, value in record.items():
+                if name not in ("step", "elapsed_s"):
+                    self._board.add_scalar(name.replace("loss_", "loss/"), value, int(record["step"]))
         except OSError as error:
-            raise unwritable(Path(self._file.name), error) from error
-        for name, value in record.items():
-            if name not in ("step", "elapsed_s"):
-                self._board.add_scalar(name.replace("loss_", "loss/"), value, int(record["step"]))
+            raise unwritable(self._path, error) from error
         if self._progress and self._task is not None:
             self._progress.update(self._task, line=line(record, self._total))
         elif self._console is not None:

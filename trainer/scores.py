@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from rich.table import Table
 
-from ..manifests.base import Frozen, first_problem, write_atomically
-from ..manifests.errors import ManifestError, MissingFileError, UnknownVersionError
+from ..manifests.base import Frozen, first_problem, unwritable, write_atomically
+from ..manifests.errors import ConfigError, ManifestError, MissingFileError, UnknownVersionError
 from ..manifests.store import Strategy
+from .provenance import Ancestor
 
 FORMAT = "fbind.metrics"
 VERSION = 1
 PROTOCOL = (
-    "native resolution, one confusion matrix over all images, void excluded, "
+    "full image resolution, one confusion matrix over all images, void excluded, "
     "classes absent from both prediction and truth left out of the mean"
 )
 
 Target = Literal["dominant", "phantom"]
 
 
-class Score(Frozen):
+class Finite(Frozen):
+    """A frozen record without NaN and infinities."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Score(Finite):
     """One head against one label map: shares in [0, 1]; ``iou`` is ``None`` for a class that nobody has."""
 
     head: Literal["dominant", "binding", "phantom"]
@@ -40,7 +49,10 @@ class Score(Frozen):
 
 
 class CheckpointIdentity(Frozen):
-    """Which checkpoint was scored; ``weights`` and ``init`` are what it started from (``init`` a file's digest)."""
+    """Which checkpoint was scored; ``weights`` and ``init`` are what it started from (``init`` a file's digest).
+
+    ``ancestors`` are the runs before the checkpoint's own, the oldest first; ``batch`` is its own.
+    """
 
     path: str
     digest: str
@@ -48,10 +60,23 @@ class CheckpointIdentity(Frozen):
     stage: str
     step: int
     total_steps: int
+    batch: int
     seed: int
     weights: str
     init: str | None
+    ancestors: tuple[Ancestor, ...] = ()
     trained_on: str
+
+    @property
+    def progress(self) -> str:
+        """The steps of the whole line of runs, such as ``800 + 150``; an unfinished run says so."""
+        own = str(self.step) if self.step == self.total_steps else f"{self.step} of {self.total_steps} (unfinished)"
+        return " + ".join([*(str(ancestor.steps) for ancestor in self.ancestors), own])
+
+    @property
+    def budget(self) -> int:
+        """How many samples the whole line of runs has seen, repeated ones counted each time."""
+        return sum(ancestor.steps * ancestor.batch for ancestor in self.ancestors) + self.step * self.batch
 
 
 class StoreIdentity(Frozen):
@@ -63,8 +88,13 @@ class StoreIdentity(Frozen):
     strategy: Strategy
     samples: int
 
+    @property
+    def unit(self) -> str:
+        """What its samples are."""
+        return "images" if self.strategy.name == "none" else "blends"
 
-class Evaluation(Frozen):
+
+class Evaluation(Finite):
     """Everything ``fbind evaluate`` found out.
 
     ``phantom_activation`` is the mean over images of Σ ReLU(S_p), summed over h·w·K of the native logits at full
@@ -89,6 +119,31 @@ class Evaluation(Frozen):
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Write ``metrics.json`` atomically; raises :class:`~fbind.manifests.errors.ResourceError` when it can't be."""
     write_atomically(path, (evaluation.model_dump_json(indent=2) + "\n").encode())
+
+
+def check_target(path: Path) -> None:
+    """Make the folder of a metrics file that is about to be computed, and make sure that it can be written.
+
+    Raises :class:`ConfigError` where something other than an earlier metrics file is in the way, and
+    :class:`~fbind.manifests.errors.ResourceError` for an unwritable folder.
+    """
+    if path.exists() and not is_evaluation(path):
+        raise ConfigError(f"{path} exists and is not a metrics file of fbind: choose another --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if not os.access(path.parent, os.W_OK):
+        raise unwritable(path, PermissionError(errno.EACCES, "permission denied"))
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a file is a metrics file of fbind, of whatever version."""
+    try:
+        plain = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(plain, dict) and plain.get("format") == FORMAT
 
 
 def load_evaluation(path: Path) -> Evaluation:
@@ -119,8 +174,8 @@ def score_table(evaluation: Evaluation) -> Table:
     """Per-class IoU in percent, a column per head and label map, means and accuracies below."""
     checkpoint, store = evaluation.checkpoint, evaluation.store
     table = Table(
-        title=f"{checkpoint.stage} ({checkpoint.network}) after {checkpoint.step} steps, on {evaluation.images} images "
-        f"of {store.split}",
+        title=f"{checkpoint.stage} ({checkpoint.network}) after {checkpoint.progress} steps, on {evaluation.images} "
+        f"{store.unit} of {store.split}",
         caption=f"IoU in %; {evaluation.protocol}",
         show_footer=False,
     )
@@ -161,19 +216,19 @@ def comparison_table(runs: Mapping[str, Evaluation]) -> Table:
             name,
             run.checkpoint.stage,
             run.checkpoint.network,
-            str(run.checkpoint.step),
+            run.checkpoint.progress,
             percent(dominant and dominant.mean_iou),
             percent(binding and binding.mean_iou),
             percent(phantom and phantom.mean_iou),
             percent(dominant and dominant.pixel_accuracy),
             "–" if run.phantom_activation is None else f"{run.phantom_activation:,.1f}",
-            f"{run.store.split}, {run.images} {'images' if run.store.strategy.name == 'none' else 'blends'}",
+            f"{run.store.split}, {run.images} {run.store.unit}",
         )
     return table
 
 
 def differences(runs: Mapping[str, Evaluation]) -> list[str]:
-    """Why the runs' numbers can't be held against each other; empty when they can."""
+    """Why the runs' numbers can't be held against each other as they are; empty when they can."""
     warnings = []
     if len({run.protocol for run in runs.values()}) > 1:
         warnings.append("the runs were scored under different protocols: " + each(runs, lambda run: run.protocol))
@@ -182,6 +237,13 @@ def differences(runs: Mapping[str, Evaluation]) -> list[str]:
             "the runs were scored on different images: "
             + each(runs, lambda run: f"{run.images} of {run.store.path} ({run.store.digest[:19]}…)")
         )
+    if len({run.checkpoint.budget for run in runs.values()}) > 1:
+        warnings.append(
+            "the runs were trained on different numbers of samples (steps x batch): "
+            + each(runs, lambda run: f"{run.checkpoint.budget:,}")
+        )
+    if unfinished := [name for name, run in runs.items() if run.checkpoint.step < run.checkpoint.total_steps]:
+        warnings.append("not trained to the end: " + ", ".join(unfinished))
     return warnings
 
 

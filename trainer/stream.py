@@ -67,13 +67,15 @@ class BlendStream:
     """Iterates over the batches of a run, steps ``first`` to ``steps - 1``, cropped and flipped at random.
 
     What a batch holds depends on ``seed`` and its step alone, not on ``threads`` or timing. ``threads`` threads (not
-    processes: the reader releases the GIL) each assemble a whole batch; at most ``threads + 2`` batches are in memory.
+    processes: the reader releases the GIL) each assemble a whole batch; at most ``threads + 3`` batches are in
+    memory, the one that the consumer holds included.
     An image smaller than ``crop`` is surrounded by the mean colour at the bottom and right, its label maps by void.
 
     Use it as a context manager, or call :meth:`close`: that ends the threads. ``waited`` is how many seconds the
     consumer has spent waiting for data so far. An error of a thread, such as
     :class:`~fbind.manifests.errors.CorruptStoreError`, is raised where its batch is asked for. Raises
-    :class:`~fbind.manifests.errors.ConfigError` when ``batch`` is larger than the store.
+    :class:`~fbind.manifests.errors.ConfigError` when ``batch`` is larger than the store or a number is below 1, and
+    ``RuntimeError`` when a closed stream is asked for more.
     """
 
     def __init__(
@@ -88,6 +90,9 @@ class BlendStream:
         threads: int = 2,
         first: int = 0,
     ) -> None:
+        for name, value in (("batch", batch), ("crop", crop), ("threads", threads)):
+            if value < 1:
+                raise ConfigError(f"--{name} must be at least 1, got {value}")
         if batch > len(store):
             raise ConfigError(f"--batch {batch} is larger than the store, which holds {len(store)} samples: lower it")
         self.waited = 0.0
@@ -99,6 +104,7 @@ class BlendStream:
         self._epoch = (-1, np.empty((0, 0), np.int64))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fbind-stream")
         self._pending: deque[Future[Batch]] = deque()
+        self._closed = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,6 +119,7 @@ class BlendStream:
 
     def close(self) -> None:
         """Forget what was read ahead and end the threads."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
 
@@ -121,6 +128,8 @@ class BlendStream:
 
     def __next__(self) -> Batch:
         """The next step's batch."""
+        if self._closed:
+            raise RuntimeError("the stream is closed: open another one, from the step wanted (first)")
         while self._next < self._steps and len(self._pending) < self._ahead:
             self._pending.append(self._submit(self._next))
             self._next += 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import torch
 from torch import Tensor
 from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, ResNet101_Weights
 from torchvision.models.segmentation import (
@@ -16,7 +18,7 @@ from torchvision.models.segmentation import (
 )
 
 from ..manifests.errors import CheckpointError, ConfigError, ResourceError
-from .checkpoint import read_tensors
+from .checkpoint import DAMAGE, read_tensors, tensors
 from .encoders import Encoder
 
 WEIGHTS: dict[tuple[str, str], Any] = {
@@ -36,8 +38,10 @@ HEADS = ("fc.", "classifier.", "aux_classifier.")
 def load_pretrained(encoder: Encoder, network: str, weights: str) -> str:
     """Fill ``encoder`` with the weights named ``imagenet``, ``coco`` or ``none``, or of the file ``weights``.
 
-    Returns what was loaded, for the record. Raises :class:`~fbind.manifests.errors.ResourceError` when torchvision's
-    weights can't be downloaded and :class:`~fbind.manifests.errors.CheckpointError` when a file does not fit.
+    Returns what was loaded, for the record; nothing in a file is executed. Raises
+    :class:`~fbind.manifests.errors.ConfigError` for another name,
+    :class:`~fbind.manifests.errors.ResourceError` when torchvision's weights can't be downloaded and
+    :class:`~fbind.manifests.errors.CheckpointError` when a file is damaged or does not fit.
     """
     if weights == "none":
         return "none"
@@ -45,17 +49,25 @@ def load_pretrained(encoder: Encoder, network: str, weights: str) -> str:
     if known is None:
         if weights in ("imagenet", "coco"):
             raise ConfigError(f"there are no {weights} weights for network {network}: use --weights none")
-        load_backbone(encoder, read_tensors(Path(weights)), f"{weights}", network)
+        if not Path(weights).is_file():
+            raise ConfigError(f"--weights {weights} is neither imagenet, coco, none nor a file: name one of these")
+        load_backbone(encoder, read_tensors(Path(weights)), weights, network)
         return weights
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(known.url).name
     try:
-        state = known.get_state_dict(progress=True, check_hash=True)
+        state = tensors(known.get_state_dict(progress=True, check_hash=True, weights_only=True), cached)
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise ResourceError(
             f"can't download the {weights} weights ({reason}): fetch {known.url} on a machine with network access "
             "and pass the file as --weights FILE, or start from random ones with --weights none"
         ) from error
-    load_backbone(encoder, state, str(known), network)
+    except (pickle.UnpicklingError, CheckpointError, *DAMAGE) as error:
+        raise CheckpointError(
+            f"the {weights} weights in {cached} are truncated, damaged or not torchvision's; nothing in the file was "
+            "executed: delete it, and the next run downloads it again"
+        ) from error
+    load_backbone(encoder, state, f"in {cached} (delete it if it is not torchvision's)", network)
     return str(known)
 
 

@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from fbind.manifests.errors import CheckpointError, ResourceError
+from fbind.manifests.errors import CheckpointError, ConfigError, ResourceError
 from fbind.manifests.labels import VOC_LABELS
 from fbind.trainer.checkpoint import (
     CheckpointRecord,
-    Initialisation,
     check_labels,
+    inherit,
     load_checkpoint,
+    load_finished,
     read_tensors,
     save_checkpoint,
     software,
 )
 from fbind.trainer.config import TrainConfig
 from fbind.trainer.network import FeatureBindingNetwork
+from fbind.trainer.provenance import Initialisation
 
 from .conftest import LABELS
 
@@ -129,10 +131,33 @@ def test_unknown_version(tmp_path: Path) -> None:
 
 
 def test_inconsistent_record(tmp_path: Path) -> None:
-    plain = record().model_dump(mode="json") | {"stage": "third"}
-    torch.save({"record": plain, "state": {"a": torch.zeros(1)}}, tmp_path / "odd.pt")
-    with pytest.raises(CheckpointError, match=r"inconsistent .*stage"):
-        load_checkpoint(tmp_path / "odd.pt")
+    for change, message in (
+        ({"stage": "third"}, "stage"),
+        ({"stage": "plain"}, "contradict"),
+        ({"step": 10}, "beyond"),
+    ):
+        plain = record().model_dump(mode="json") | change
+        torch.save({"record": plain, "state": {"a": torch.zeros(1)}}, tmp_path / "odd.pt")
+        with pytest.raises(CheckpointError, match=f"inconsistent .*{message}"):
+            load_checkpoint(tmp_path / "odd.pt")
+
+
+def test_what_a_run_inherits(saved: Path) -> None:
+    inherited = inherit({"init": str(saved), "network": None, "hidden": None, "steps": 3})
+    assert inherited == {"init": str(saved), "network": "small", "hidden": 8, "steps": 3}
+    with pytest.raises(ConfigError, match=r"--network deeplabv3-resnet50 contradicts --init .* has small: leave"):
+        inherit({"init": str(saved), "network": "deeplabv3-resnet50"})
+    assert inherit({"init": None, "network": None}) == {"init": None, "network": None}
+    ancestry = load_checkpoint(saved).ancestry()
+    assert ancestry.checkpoint == load_checkpoint(saved).digest
+    assert [(ancestor.steps, ancestor.batch) for ancestor in ancestry.ancestors] == [(9, 10)]
+
+
+def test_unfinished_checkpoint_is_no_start(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.pt", record(step=2), FeatureBindingNetwork("small", 4))
+    assert load_checkpoint(tmp_path / "c.pt").record.step == 2
+    with pytest.raises(CheckpointError, match=r"c\.pt is unfinished \(step 2 of 9\): train it to the end"):
+        load_finished(tmp_path / "c.pt")
 
 
 def test_tensors_of_another_network(tmp_path: Path) -> None:

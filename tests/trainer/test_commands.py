@@ -31,14 +31,19 @@ def test_both_stages_baseline_scores_and_comparison(blends: Path, plain: Path, t
     assert "waiting for data" in output
     assert f"checkpoint: {stage1 / 'checkpoint.pt'}" in output
     start = ["--stage", "denoise", "--init", stage1 / "checkpoint.pt"]
-    run(train, "--shards", plain, "--run", stage2, *SMALL, *start)
+    inherited = [word for word in SMALL if word not in ("--network", "small")]
+    with pytest.raises(ConfigError, match=r"--hidden 3 contradicts --init .* has 8: leave --hidden out"):
+        run(train, "--shards", plain, "--run", stage2, *inherited, *start, "--hidden", 3)
+    run(train, "--shards", plain, "--run", stage2, *inherited, *start)
     run(train, "--shards", plain, "--run", baseline, *SMALL, "--stage", "plain")
     for folder in (stage1, stage2, baseline):
         output = run(evaluate, "--checkpoint", folder / "checkpoint.pt", "--shards", plain, "--out", folder / "m.json")
         assert "mIoU" in output
         assert json.loads((folder / "m.json").read_text())["images"] == 12
     output = run(compare, f"one={stage1}/m.json", f"two={stage2}/m.json", f"base={baseline}/m.json")
-    assert "warning" not in output
+    assert "4 + 4" in output
+    assert "different images" not in output
+    assert "different numbers of samples (steps x batch): one: 16; two: 32; base: 16" in output
     run(evaluate, "--checkpoint", stage1 / "checkpoint.pt", "--shards", blends, "--out", tmp_path / "b.json")
     assert "different images" in run(compare, f"one={stage1}/m.json", f"blends={tmp_path}/b.json")
 

@@ -48,6 +48,7 @@ def test_round_trip_and_immutability() -> None:
         ({"network": "small", "weights": "imagenet"}, "--weights none"),
         ({"batch": 1}, "--batch: .* got 1 .*batch norm needs at least two"),
         ({"crop": 0}, "--crop: .* got 0"),
+        ({"crop": 10_000}, "--crop: .* got 10000"),
         ({"lr": 0.0}, "--lr: .* got 0.0"),
         ({"lr": float("nan")}, "--lr: "),
         ({"lr": float("inf")}, "--lr: "),

@@ -5,10 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from fbind.manifests.errors import CheckpointError, ConfigError, CorruptStoreError, ManifestError, UnknownVersionError
+from fbind.manifests.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptStoreError,
+    ManifestError,
+    ResourceError,
+    UnknownVersionError,
+)
 from fbind.manifests.labels import VOC_LABELS
 from fbind.manifests.reader import BlendStore, Sample
 from fbind.trainer.checkpoint import load_checkpoint
@@ -16,7 +24,17 @@ from fbind.trainer.config import TrainConfig
 from fbind.trainer.evaluate import Prediction, evaluate, predict
 from fbind.trainer.loop import train
 from fbind.trainer.pixels import normalise
-from fbind.trainer.scores import PROTOCOL, comparison_table, differences, load_evaluation, save_evaluation, score_table
+from fbind.trainer.provenance import Ancestor
+from fbind.trainer.scores import (
+    PROTOCOL,
+    Evaluation,
+    check_target,
+    comparison_table,
+    differences,
+    load_evaluation,
+    save_evaluation,
+    score_table,
+)
 
 from .conftest import MakeStore
 
@@ -88,8 +106,8 @@ def test_full_resolution_of_every_image(binding: Path, make_store: MakeStore) ->
     seen: list[tuple[int, tuple[int, ...]]] = []
 
     def watch(sample: Sample, prediction: Prediction) -> None:
-        seen.append((sample.index, tuple(prediction.probabilities["binding"].shape)))
-        sums = prediction.probabilities["binding"].sum(dim=0)
+        seen.append((sample.index, tuple(prediction.logits["binding"].shape)))
+        sums = prediction.probabilities("binding").sum(dim=0)
         assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
 
     evaluate(binding, store, device="cpu", watch=watch)
@@ -98,11 +116,58 @@ def test_full_resolution_of_every_image(binding: Path, make_store: MakeStore) ->
 
 def test_evaluation_changes_no_statistics(binding: Path, blends: Path) -> None:
     network = load_checkpoint(binding).network().eval()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    sample = BlendStore.open(blends).read(0)
-    first = predict(network, sample.image, CPU)
-    assert torch.equal(first.labels("dominant"), predict(network, sample.image, CPU).labels("dominant"))
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    store = BlendStore.open(blends)
+    alone = predict(network, store.read(5).image, CPU).logits
+    seen: dict[int, Prediction] = {}
+    generator = torch.get_rng_state()
+    evaluate(binding, store, device="cpu", watch=lambda sample, prediction: seen.update({sample.index: prediction}))
+    # With batch norms in training mode, the five images before it would have moved this one's logits.
+    for head, logits in alone.items():
+        assert torch.allclose(seen[5].logits[head], logits, atol=1e-4)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_logits_that_are_not_finite(binding: Path, blends: Path) -> None:
+    network = load_checkpoint(binding).network().eval()
+    torch.nn.init.constant_(next(network.dominant.parameters()), float("nan"))
+    with pytest.raises(CheckpointError, match=r"dominant head gives logits that are not finite.*lower --lr"):
+        predict(network, BlendStore.open(blends).read(0).image, CPU)
+
+
+def test_scores_that_are_not_finite_are_refused(binding: Path, blends: Path) -> None:
+    plain = evaluate(binding, blends, device="cpu", limit=1).model_dump()
+    assert Evaluation.model_validate(plain)
+    plain["scores"][0]["mean_iou"] = float("nan")
+    with pytest.raises(ValidationError, match="finite"):
+        Evaluation.model_validate(plain)
+
+
+def test_what_is_in_the_way_of_scores(binding: Path, blends: Path, tmp_path: Path) -> None:
+    check_target(tmp_path / "new" / "folder" / "m.json")
+    assert (tmp_path / "new" / "folder").is_dir()
+    save_evaluation(evaluate(binding, blends, device="cpu", limit=1), tmp_path / "m.json")
+    check_target(tmp_path / "m.json")
+    (tmp_path / "thesis.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"thesis\.json exists and is not a metrics file.*--out"):
+        check_target(tmp_path / "thesis.json")
+    with pytest.raises(ConfigError, match="not a metrics file"):
+        check_target(tmp_path)
+    with pytest.raises(ResourceError, match="can't write"):
+        check_target(tmp_path / "m.json" / "x.json")
+
+
+def test_steps_and_budget_of_a_line_of_runs(binding: Path, blends: Path) -> None:
+    one = evaluate(binding, blends, device="cpu", limit=1)
+    ancestor = Ancestor(digest="sha256:1", stage="binding", store_digest="sha256:2", steps=800, batch=4)
+    longer = one.model_copy(update={"checkpoint": one.checkpoint.model_copy(update={"ancestors": (ancestor,)})})
+    assert longer.checkpoint.progress == "800 + 15"
+    assert longer.checkpoint.budget == 800 * 4 + 15 * 6
+    assert differences({"a": one, "b": longer}) == [
+        "the runs were trained on different numbers of samples (steps x batch): a: 90; b: 3,290"
+    ]
+    half = one.model_copy(update={"checkpoint": one.checkpoint.model_copy(update={"total_steps": 50})})
+    assert "15 of 50 (unfinished)" in rendered(score_table(half))
+    assert differences({"a": one, "b": half}) == ["not trained to the end: b"]
 
 
 def test_identity_and_round_trip(binding: Path, blends: Path, tmp_path: Path) -> None:
@@ -151,7 +216,14 @@ def rendered(table: Table) -> str:
 def test_tables(binding: Path, baseline: Path, blends: Path, plain: Path) -> None:
     one, two = evaluate(binding, blends, device="cpu"), evaluate(baseline, plain, device="cpu")
     text = rendered(score_table(one))
-    for word in ("background", "dominant vs. phantom labels", "mIoU", "pixel accuracy", "native resolution"):
+    for word in (
+        "background",
+        "dominant vs. phantom labels",
+        "mIoU",
+        "pixel accuracy",
+        "full image resolution",
+        "12 blends",
+    ):
         assert word in text
     text = rendered(comparison_table({"stage 1": one, "baseline": two}))
     score = one.score("phantom", "phantom")

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from fbind.manifests.errors import CheckpointError, ConfigError, ResourceError, StoreExistsError
+from fbind.manifests.errors import CheckpointError, ConfigError, InterruptedRunError, ResourceError, StoreExistsError
 from fbind.manifests.labels import VOC_LABELS
 from fbind.manifests.reader import BlendStore
 from fbind.trainer.checkpoint import Checkpoint, load_checkpoint
 from fbind.trainer.config import TrainConfig
-from fbind.trainer.loop import initialise, train
+from fbind.trainer.device import memory_errors
+from fbind.trainer.loop import check_weights, initialise, train
+from fbind.trainer.network import FeatureBindingNetwork
+from fbind.trainer.run import RunFolder, RunLog
 from fbind.trainer.schedule import poly
 
 from .conftest import MakeStore
@@ -82,7 +86,7 @@ def test_denoise_continues_from_stage_1_and_keeps_the_binding_head(plain: Path, 
         train(config(plain, tmp_path / "run", stage="denoise", init=str(stage1), weight_decay=0.1))
     )
     first = load_checkpoint(stage1)
-    assert checkpoint.record.initialisation.checkpoint == first.digest
+    assert checkpoint.record.initialisation == first.ancestry()
     for name, tensor in checkpoint.state.items():
         assert torch.equal(tensor, first.state[name]) == name.startswith("binding."), name
     assert "loss_suppression" in records(tmp_path / "run")[0]
@@ -147,6 +151,100 @@ def test_overwrite_spares_what_is_not_a_run(blends: Path, tmp_path: Path) -> Non
     with pytest.raises(StoreExistsError, match=r"is a file"):
         train(config(blends, tmp_path / "thesis.tex"), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "config.json").write_text('{"name": "an app"}')
+    with pytest.raises(StoreExistsError, match=r"not a run's"):
+        train(config(blends, tmp_path), overwrite=True)
+    assert (tmp_path / "config.json").read_text() == '{"name": "an app"}'
+
+
+def test_overwrite_removes_scores_and_spares_other_files(blends: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(blends, run))
+    (run / "scores.json").write_text('{"format": "fbind.metrics"}')
+    (run / "notes.json").write_text("{}")
+    train(config(blends, run), overwrite=True)
+    assert not (run / "scores.json").exists()
+    assert (run / "notes.json").exists()
+
+
+def test_a_run_does_not_replace_what_it_starts_from(blends: Path, tmp_path: Path) -> None:
+    checkpoint = train(config(blends, tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"--init .*checkpoint\.pt lies in --run .*choose another --run"):
+        train(config(blends, tmp_path / "run", init=str(checkpoint)), overwrite=True)
+    assert checkpoint.exists()
+
+
+class Impatient(Console):
+    """A terminal whose user presses Ctrl-C when the second step is reported."""
+
+    def print(self, *objects: object, **_: object) -> None:
+        if str(objects[0]).startswith("step 2/"):
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_is_kept_and_starts_over(blends: Path, stage1: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(
+        InterruptedRunError, match=r"after step 2 of 3: .*checkpoint\.pt holds .*same command"
+    ) as caught:
+        train(config(blends, run), console=Impatient())
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(run / "checkpoint.pt").record.step == 2
+    with pytest.raises(StoreExistsError, match="already holds a run"):
+        train(config(blends, run, seed=1))
+    with pytest.raises(CheckpointError, match=r"unfinished \(step 2 of 3\)"):
+        train(config(blends, tmp_path / "next", init=str(run / "checkpoint.pt")))
+    assert identical(load_checkpoint(train(config(blends, run))), load_checkpoint(stage1))
+
+
+def test_weights_and_statistics_that_are_not_finite() -> None:
+    network = FeatureBindingNetwork("small", 4)
+    check_weights(network, 1)
+    name, statistic = next((n, b) for n, b in network.named_buffers() if n.endswith("running_var"))
+    statistic[0] = float("inf")
+    with pytest.raises(ConfigError, match=f"{name} is no longer finite after step 7: lower --lr"):
+        check_weights(network, 7)
+
+
+def test_a_last_step_that_diverges_leaves_no_checkpoint(blends: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no longer finite after step 1: lower --lr"):
+        train(config(blends, tmp_path / "run", steps=1, lr=1e38, weight_decay=1e38))
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_while_logging(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with (
+        pytest.raises(ResourceError, match="the disk is full"),
+        RunLog(RunFolder(tmp_path), total=1, every=1, batch=2, console=None) as log,
+    ):
+        log.step(1, 0, 0.1, {"loss_total": 1.0}, 0.0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_while_closing_the_log(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+
+    def log(error: Exception | None) -> None:
+        with RunLog(RunFolder(tmp_path), total=2, every=1, batch=2, console=None) as opened:
+            opened._file.write("left in the buffer")
+            if error:
+                raise error
+
+    with pytest.raises(ResourceError, match="the disk is full"):
+        log(None)
+    with pytest.raises(ValueError, match="the first error"):
+        log(ValueError("the first error"))
+
+
+def test_memory_that_runs_out_names_the_knob() -> None:
+    with pytest.raises(ResourceError, match="machine ran out of memory: lower it"), memory_errors("lower it"):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(ResourceError, match="machine ran out of memory: lower it"), memory_errors("lower it"):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="another"), memory_errors("lower it"):
+        raise RuntimeError("another")
 
 
 def test_refusals_leave_nothing_behind(

@@ -148,6 +148,20 @@ def test_close_ends_the_threads_with_batches_unread(opened: BlendStore) -> None:
     assert not streaming_threads()
 
 
+def test_a_closed_stream_says_so(opened: BlendStore) -> None:
+    stream = BlendStream(opened, batch=4, crop=16, steps=9, seed=0)
+    next(stream)
+    stream.close()
+    with pytest.raises(RuntimeError, match="the stream is closed"):
+        next(stream)
+
+
+@pytest.mark.parametrize("option", ["batch", "threads", "crop"])
+def test_numbers_below_one(opened: BlendStore, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{option} must be at least 1, got 0"):
+        batches(opened, **{option: 0})
+
+
 def streaming_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("fbind-stream")]
 

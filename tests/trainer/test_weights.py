@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.error import URLError
 
@@ -65,9 +66,44 @@ def test_extra_and_reshaped_tensors(tmp_path: Path) -> None:
         load_pretrained(built, "deeplabv3-mobilenet", str(tmp_path / "shape.pth"))
 
 
-def test_missing_file() -> None:
-    with pytest.raises(CheckpointError, match=r"no .* at nowhere\.pth"):
-        load_pretrained(encoder("deeplabv3-mobilenet"), "deeplabv3-mobilenet", "nowhere.pth")
+@pytest.mark.parametrize("name", ["nowhere.pth", "imagnet"])
+def test_neither_a_name_nor_a_file(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--weights {name} is neither imagenet, coco, none nor a file"):
+        load_pretrained(encoder("deeplabv3-mobilenet"), "deeplabv3-mobilenet", name)
+
+
+def test_a_checkpoint_of_fbind_as_weights(tmp_path: Path) -> None:
+    torch.save({"record": {"format": "fbind.checkpoint"}, "state": {}}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"c\.pt is a checkpoint of fbind.*use --init"):
+        load_pretrained(encoder("deeplabv3-mobilenet"), "deeplabv3-mobilenet", str(tmp_path / "c.pt"))
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (os.mkdir, (str(self.target),))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("content", ["bomb", "truncated", "empty", "list"])
+def test_cached_weights_are_never_executed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, legacy: bool
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / Path(WEIGHTS["deeplabv3-mobilenet", "imagenet"].url).name
+    cached.parent.mkdir(parents=True)
+    held = {"bomb": Bomb(tmp_path / "executed"), "list": [1]}.get(content, {"a": torch.zeros(99)})
+    torch.save(held, cached, _use_new_zipfile_serialization=not legacy)
+    if content in ("truncated", "empty"):
+        cached.write_bytes(cached.read_bytes()[: 200 if content == "truncated" else 0])
+    with pytest.raises(
+        CheckpointError, match=r"hub/checkpoints/mobilenet.*nothing in the file was.*delete it"
+    ) as caught:
+        load_pretrained(encoder("deeplabv3-mobilenet"), "deeplabv3-mobilenet", "imagenet")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_small_network_has_no_weights() -> None:
