@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -17,8 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .plan import Plan
-from .shardtask import Problem, ShardReport
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .shardtask import Problem, ShardReport
 
 
 class RichProgress:

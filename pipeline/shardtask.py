@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+# Not left to the first blend: OpenCV's start-up rearranges sys.modules, and has failed when a worker's threads met in it.
+import cv2
 import numpy as np
 
 from ..manifests.blending import blend
@@ -138,9 +140,6 @@ def _store(_run: str, path: str) -> BlendStore:
     return BlendStore.open(Path(path), allow_incomplete=True)
 
 
-@functools.lru_cache(maxsize=1)
 def _one_thread_each() -> None:
     # The processes share the cores already; OpenCV's own threads would only take them from one another.
-    import cv2
-
     cv2.setNumThreads(1)
