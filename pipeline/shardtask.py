@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Not left to the first blend: OpenCV's start-up rearranges sys.modules, and has failed when a worker's threads met in it.
+# Not left to the first blend: OpenCV's start-up rearranges sys.modules, and has failed when a worker's threads met
+# in it.
 import cv2
 import numpy as np
 
