@@ -140,16 +140,12 @@ def existing_plan(out: Path, overwrite: bool) -> ShardManifest | None:
         return None
     try:
         manifest = read_manifest(out)
-    except StoreError as error:
-        if overwrite and isinstance(error, CorruptStoreError) and (out / RECORDS).is_dir():
-            return None
-        if isinstance(error, CorruptStoreError):
-            raise
-        raise StoreExistsError(f"{out} exists and is not a store of blends: choose another --out") from error
-    except ManifestError:
+    except (CorruptStoreError, ManifestError):
         if overwrite and (out / RECORDS).is_dir():
             return None
         raise
+    except StoreError as error:
+        raise StoreExistsError(f"{out} exists and is not a store of blends: choose another --out") from error
     if manifest.complete and not overwrite:
         raise StoreExistsError(f"{out} is already there, complete: choose another --out, or pass --overwrite")
     return manifest

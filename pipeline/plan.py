@@ -71,8 +71,6 @@ class Plan:
     def cache_bytes(self) -> int:
         """Bytes of the decoded sources that a machine keeps while it works."""
         sizes = self.columns["size"].astype(np.int64).prod(axis=1)
-        if self.manifest.samples == 0:
-            return 0
         return int(len(self.recipes.images()) * sizes.max() * 4)
 
 
