@@ -28,6 +28,11 @@ COMMANDS = {
         "pipeline",
         "Group a dataset's images into category clusters.",
     ),
+    "compare-recipes": (
+        "fbind.pipeline.commands.comparison:compare_recipes",
+        "pipeline",
+        "Show which categories meet under which strategy.",
+    ),
     "materialize-blends": (
         "fbind.pipeline.commands.materialize:materialize_blends",
         "pipeline",
@@ -40,6 +45,7 @@ COMMANDS = {
         "Say what a store holds and how it was made.",
     ),
     "verify": ("fbind.pipeline.commands.inspection:verify", "pipeline", "Check every byte of a store."),
+    "repair": ("fbind.pipeline.commands.repair:repair", "pipeline", "Make again what is broken in a store."),
     "train": ("fbind.trainer.commands:train", "trainer", "Train a network from the shards of a store."),
     "evaluate": ("fbind.trainer.commands:evaluate", "trainer", "Score a checkpoint at full resolution."),
     "compare": ("fbind.trainer.commands:compare", "trainer", "Put the scores of several runs in one table."),

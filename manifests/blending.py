@@ -25,29 +25,41 @@ class Blend(NamedTuple):
     """(h, w) uint8 label map of the phantom image, aligned as the phantom image is."""
 
 
-def align(image: np.ndarray, labels: np.ndarray, size: tuple[int, int], how: Align) -> tuple[np.ndarray, np.ndarray]:
-    """Bring an image (h, w, 3) and its label map (h, w) to ``size`` = (height, width).
+def align_image(image: np.ndarray, size: tuple[int, int], how: Align) -> np.ndarray:
+    """Bring an image (h, w, 3) to ``size`` = (height, width).
 
-    ``resize``: bilinear for the image, nearest for the labels; both sample at pixel centres, so the two stay on top
-    of each other, and both are OpenCV's bit-exact variants, so the result does not depend on the processor.
-    ``pad``: no resampling; what is too large is cut at the bottom and right, what is missing there is black and void.
+    ``resize``: bilinear, sampled at pixel centres like the labels, so that the two stay on top of each other, by
+    OpenCV's bit-exact variant, so the result does not depend on the processor.
+    ``pad``: no resampling; what is too large is cut at the bottom and right, what is missing there is black.
     """
     if image.shape[:2] == size:
-        return image, labels
-    height, width = size
-    if how == "resize":
-        import cv2
+        return image
+    if how == "pad":
+        return _pad(image, size, 0)
+    import cv2
 
-        return (
-            cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT),
-            cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT),
-        )
-    padded_image = np.zeros((height, width, 3), np.uint8)
-    padded_labels = np.full((height, width), VOID, np.uint8)
-    rows, columns = min(height, image.shape[0]), min(width, image.shape[1])
-    padded_image[:rows, :columns] = image[:rows, :columns]
-    padded_labels[:rows, :columns] = labels[:rows, :columns]
-    return padded_image, padded_labels
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR_EXACT)
+
+
+def align_labels(labels: np.ndarray, size: tuple[int, int], how: Align) -> np.ndarray:
+    """Bring a label map (h, w) to ``size``, as :func:`align_image` does its image: nearest, or cut and void."""
+    if labels.shape == size:
+        return labels
+    if how == "pad":
+        return _pad(labels, size, VOID)
+    import cv2
+
+    return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def blend_images(image: np.ndarray, partner: np.ndarray, delta: float, out: np.ndarray | None = None) -> np.ndarray:
+    """Eq. 1: ``I = δ·I₁ + (1 - δ)·I₂``, rounded to the nearest grey level.
+
+    Both images are (h, w, 3) uint8, ``delta`` lies in [0, 1]; ``out``, an array of the same shape, receives the blend.
+    """
+    import cv2
+
+    return cv2.addWeighted(image, delta, partner, 1.0 - delta, 0.0, dst=out)
 
 
 def blend(
@@ -55,15 +67,19 @@ def blend(
     phantom: tuple[np.ndarray, np.ndarray],
     delta: float,
     how: Align = "resize",
-    out: np.ndarray | None = None,
 ) -> Blend:
-    """Eq. 1: ``I = δ·I₁ + (1 - δ)·I₂``, rounded to the nearest grey level.
+    """A blended sample from two (image (h, w, 3) uint8, labels (h, w) uint8) pairs.
 
-    ``dominant`` and ``phantom`` are (image (h, w, 3) uint8, labels (h, w) uint8) pairs; the phantom is aligned to the
-    dominant first. ``delta`` lies in [0, 1]. ``out``, an array like the dominant image, receives the blend.
+    The phantom is aligned to the dominant, then Eq. 1 (:func:`blend_images`).
     """
-    import cv2
-
     image, labels = dominant
-    partner, partner_labels = align(*phantom, (image.shape[0], image.shape[1]), how)
-    return Blend(cv2.addWeighted(image, delta, partner, 1.0 - delta, 0.0, dst=out), labels, partner_labels)
+    size = (image.shape[0], image.shape[1])
+    blended = blend_images(image, align_image(phantom[0], size, how), delta)
+    return Blend(blended, labels, align_labels(phantom[1], size, how))
+
+
+def _pad(pixels: np.ndarray, size: tuple[int, int], padding: int) -> np.ndarray:
+    padded = np.full((*size, *pixels.shape[2:]), padding, np.uint8)
+    rows, columns = min(size[0], pixels.shape[0]), min(size[1], pixels.shape[1])
+    padded[:rows, :columns] = pixels[:rows, :columns]
+    return padded

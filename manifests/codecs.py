@@ -45,7 +45,8 @@ class ChunkCodec:
             self._codec = numcodecs.Zstd(level=1)
             self._json = [{"name": "zstd", "configuration": {"level": 1, "checksum": False}}]
         else:
-            shuffle, level = (2, 1) if codec == "zstd" else (0, 5)
+            # Level 1 of LZ4 gives up on incompressible bytes, which blends of photographs are, soonest.
+            shuffle, level = (2 if codec == "zstd" else 0), 1
             self._codec = numcodecs.Blosc(cname=codec, clevel=level, shuffle=shuffle)
             self._blosc = True
             self._json = [

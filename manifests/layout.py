@@ -11,23 +11,30 @@ from typing import Any
 
 from .base import content_digest
 from .codecs import ChunkCodec
-from .shards import RECORD_BYTES
+from .shards import PLAN_BYTES, RECORD_BYTES
 from .store import ATTRIBUTE, Column, PixelArray, ShardManifest
 
 RECORDS = "integrity/record"
-"""One row of 32 bytes per shard; a row is written when its shard is, so a missing row means a missing shard."""
+"""One row of 64 bytes for each shard; a row is written when its shard is, so a missing row means a missing shard."""
+
+PLAN = "integrity/plan"
+"""The 32 bytes of the plan's fingerprint: small enough to look at before every shard that is written."""
+
+TWIN = "integrity/zarr.json"
+"""The metadata of this group repeats the manifest, so that a damaged one can be repaired."""
 
 INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 
 
 def metadata_files(manifest: ShardManifest) -> dict[str, bytes]:
-    """Relative path to content of every ``zarr.json`` in the store."""
+    """Relative path to content of every ``zarr.json``; the group's own, which makes it a store, is last."""
     plain = manifest.model_dump(mode="json")
     # The store's digest leaves out where the sources lay; this one makes any changed byte of the manifest evident.
-    files = {"zarr.json": _group({ATTRIBUTE: plain, f"{ATTRIBUTE}_digest": content_digest(plain)})}
-    for group in ("recipe", "integrity"):
-        files[f"{group}/zarr.json"] = _group({})
+    group = _group({ATTRIBUTE: plain, f"{ATTRIBUTE}_digest": content_digest(plain)})
+    files = {TWIN: group}
+    for name in ("recipe", "source"):
+        files[f"{name}/zarr.json"] = _group({})
     for array in manifest.pixel_arrays():
         files[f"{array.name}/zarr.json"] = _pixel_array(manifest, array)
     for column in manifest.columns():
@@ -40,7 +47,15 @@ def metadata_files(manifest: ShardManifest) -> dict[str, bytes]:
         fill=0,
         dimensions=["shard", "byte"],
     )
-    return files
+    files[f"{PLAN}/zarr.json"] = _array(
+        shape=[PLAN_BYTES],
+        dtype="uint8",
+        chunk=[PLAN_BYTES],
+        codecs=[{"name": "bytes"}, {"name": "crc32c"}],
+        fill=0,
+        dimensions=["byte"],
+    )
+    return files | {"zarr.json": group}
 
 
 def chunk_codec(manifest: ShardManifest, array: PixelArray) -> ChunkCodec:
@@ -59,7 +74,7 @@ def _pixel_array(manifest: ShardManifest, array: PixelArray) -> bytes:
         },
     }
     return _array(
-        shape=[manifest.samples, *array.sample_shape],
+        shape=[manifest.rows, *array.sample_shape],
         dtype="uint8",
         chunk=[manifest.samples_per_shard, *array.sample_shape],
         codecs=[sharding],
@@ -69,7 +84,7 @@ def _pixel_array(manifest: ShardManifest, array: PixelArray) -> bytes:
 
 
 def _column(manifest: ShardManifest, column: Column) -> bytes:
-    shape = [manifest.samples] if column.width == 1 else [manifest.samples, column.width]
+    shape = list(manifest.column_shape(column))
     endian = {} if column.dtype == "uint8" else {"configuration": {"endian": "little"}}
     return _array(
         shape=shape,
@@ -77,7 +92,7 @@ def _column(manifest: ShardManifest, column: Column) -> bytes:
         chunk=shape,  # known as a whole before the first shard is written, and read as a whole
         codecs=[{"name": "bytes", **endian}, ZSTD, {"name": "crc32c"}],
         fill=0,
-        dimensions=["sample", "hw"][: len(shape)],
+        dimensions=list(column.dimension_names),
     )
 
 

@@ -1,195 +1,271 @@
 """Writing a store: create it with its recipes, write whole shards in any order from any process, seal it.
 
-create_store(path, manifest, columns)          once; the store is there, incomplete
-write_shard(path, manifest, shard, samples)    for every shard; atomic, records itself
-seal(path, manifest)                           once; refuses while a record is missing
+create_store(storage, manifest, columns)       once; the store is there, incomplete
+open_shard(storage, manifest, shard)           for every shard; atomic, records itself
+seal(storage, manifest)                        once; refuses while a record or a file is missing
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import google_crc32c
-import numcodecs
 import numpy as np
 
-from .base import TEMPORARY, UMASK, content_digest, unwritable, write_atomically
-from .codecs import CRC_BYTES
-from .errors import CorruptStoreError, IncompleteStoreError
-from .layout import RECORDS, chunk_codec, metadata_files
-from .shards import RECORD_BYTES, ShardBuilder, shard_file
-from .store import ShardManifest
+from .base import TEMPORARY
+from .codecs import ChunkCodec
+from .columns import encode_column, plan_fingerprint
+from .errors import CorruptStoreError, IncompleteStoreError, StoreError
+from .layout import TWIN, chunk_codec, metadata_files
+from .records import PLAN_KEY, plan_bytes, read_plan, read_record, record_key, shard_record, store_digest, with_checksum
+from .shards import ShardIndex, shard_key
+from .stopwatch import Stopwatch
+from .storage import Storage, Upload
+from .store import PixelArray, ShardManifest
 
 
 class PixelSample(NamedTuple):
-    """The pixels of one sample, in its own size: image (h, w, 3), label maps (h, w), all uint8."""
+    """The pixels of one row in its own size: image (h, w, 3), label maps (h, w), all uint8."""
 
     image: np.ndarray
     dominant: np.ndarray
     phantom: np.ndarray | None = None
 
 
-def create_store(path: Path, manifest: ShardManifest, columns: Mapping[str, np.ndarray]) -> None:
-    """Create the store at ``path`` with all metadata and columns, and no shards yet.
+class Chunk(NamedTuple):
+    """One row of one array, encoded."""
 
-    It is built under a temporary name and renamed, so ``path`` is never half there. ``columns`` holds an array for each
-    of ``manifest.columns()``. Raises :class:`~fbind.manifests.errors.ResourceError` when the place can't be written.
+    body: bytes
+    checksum: bytes
+
+
+class ShardWritten(NamedTuple):
+    """What writing a shard gave."""
+
+    record: bytes
+    bytes: int
+
+
+def create_store(storage: Storage, manifest: ShardManifest, columns: Mapping[str, np.ndarray]) -> ShardManifest:
+    """Create a store with all metadata and columns, and no shards yet; returns its manifest, with the plan in it.
+
+    The group's own metadata is written last: without it, nobody takes the place for a store. ``columns`` holds an
+    array for each of ``manifest.columns()``. Raises :class:`~fbind.manifests.errors.ResourceError` when the place
+    can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY))
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
-        for name, data in metadata_files(manifest).items():
-            file = temporary / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        for column in manifest.columns():
-            values = np.asarray(columns[column.name], column.dtype)
-            expected = (manifest.samples,) if column.width == 1 else (manifest.samples, column.width)
-            if values.shape != expected:
-                raise ValueError(f"column {column.name} has shape {values.shape}, expected {expected}")
-            file = temporary.joinpath(column.name, "c", *["0"] * values.ndim)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(_encode_column(values))
-        temporary.chmod(0o777 & ~UMASK)
-        temporary.rename(path)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise unwritable(path, error) from error
-        raise
+    for column in manifest.columns():
+        shape, expected = np.shape(columns[column.name]), manifest.column_shape(column)
+        if shape != expected:
+            raise ValueError(f"column {column.name} has shape {shape}, expected {expected}")
+    manifest = manifest.model_copy(update={"plan": plan_fingerprint(manifest, columns)})
+    *files, (group, content) = metadata_files(manifest).items()
+    storage.create()
+    for key, data in files:
+        storage.write(key, data)
+    for column in manifest.columns():
+        storage.write(column.key, encode_column(np.asarray(columns[column.name], column.dtype)))
+    storage.write(PLAN_KEY, plan_bytes(manifest))
+    storage.write(group, content)
+    return manifest
 
 
-def write_shard(path: Path, manifest: ShardManifest, shard: int, samples: Iterable[PixelSample]) -> int:
-    """Write one whole shard of every pixel array, then its record; returns the bytes written.
+def clear_store(storage: Storage) -> None:
+    """Delete a store; what makes it one goes first, so that it is never taken for a whole one meanwhile."""
+    storage.remove("zarr.json")
+    storage.remove(PLAN_KEY)
+    storage.clear()
 
-    ``samples`` yields the samples of ``manifest.rows_of(shard)`` in order; each is padded to the canvas and encoded at
-    once, so memory holds one raw sample and one compressed shard. Raises
-    :class:`~fbind.manifests.errors.ResourceError` when the disk is full or the place can't be written.
+
+class ArrayWriter:
+    """One shard of one pixel array: a canvas to draw the next row on, the codec, and the index."""
+
+    def __init__(self, array: PixelArray, manifest: ShardManifest, upload: Upload) -> None:
+        self.array = array
+        self.upload = upload
+        self.index = ShardIndex(manifest.samples_per_shard)
+        self._codec: ChunkCodec = chunk_codec(manifest, array)
+        self._canvas = np.empty(array.sample_shape, np.uint8)
+
+    def view(self, height: int, width: int) -> np.ndarray:
+        """The (height, width, …) corner of the canvas that the next row is drawn on."""
+        return self._canvas[:height, :width]
+
+    def encode(self, height: int, width: int) -> Chunk:
+        """What has been drawn, padded to the canvas and encoded."""
+        self._canvas[height:] = self.array.padding
+        self._canvas[:height, width:] = self.array.padding
+        return Chunk(*self._codec.encode(self._canvas))
+
+
+class ShardWriter:
+    """Writes one shard of every pixel array, row by row, so memory holds one sample whatever the size of a shard.
+
+    Each chunk is handed to the operating system while it is still in the processor's cache; that, and not this process,
+    waits for the disk meanwhile. Use :func:`open_shard`.
     """
-    arrays = manifest.pixel_arrays()
-    codecs = [chunk_codec(manifest, array) for array in arrays]
-    canvases = [np.empty(array.sample_shape, np.uint8) for array in arrays]
-    builders = [ShardBuilder(manifest.samples_per_shard) for _ in arrays]
-    count = 0
-    for sample in samples:
-        height, width = sample.image.shape[:2]
-        for array, codec, canvas, builder, pixels in zip(arrays, codecs, canvases, builders, sample, strict=False):
-            if pixels is None:
-                raise ValueError(f"shard {shard}: a store of blends takes phantom label maps")
-            canvas[:height, :width] = pixels
-            canvas[height:] = array.padding
-            canvas[:height, width:] = array.padding
-            builder.append(*codec.encode(canvas))
-        count += 1
-    if count != len(manifest.rows_of(shard)):
-        raise ValueError(f"shard {shard} takes {len(manifest.rows_of(shard))} samples, got {count}")
-    digests = []
-    written = 0
-    for array, builder in zip(arrays, builders, strict=True):
-        file = shard_file(path / array.name, shard, array.ndim)
+
+    def __init__(self, storage: Storage, manifest: ShardManifest, shard: int) -> None:
+        self._storage, self._manifest, self._shard = storage, manifest, shard
+        self._rows = 0
+        self.arrays: dict[str, ArrayWriter] = {}
         try:
-            digests.append((array.name, builder.write(file)))
-            written += file.stat().st_size
-        except OSError as error:
-            raise unwritable(file, error) from error
-    _write_record(path, shard, shard_record(digests))
-    return written
+            for array in manifest.pixel_arrays():
+                upload = storage.upload(shard_key(array.name, shard, array.ndim))
+                self.arrays[array.name] = ArrayWriter(array, manifest, upload)
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, chunks: Iterable[Chunk] | None) -> None:
+        """Add the next row: a chunk for each array, or ``None`` for a row that stays empty.
+
+        Raises :class:`~fbind.manifests.errors.ResourceError` when it can't be written.
+        """
+        if chunks is None:
+            for writer in self.arrays.values():
+                writer.index.skip()
+        else:
+            for writer, chunk in zip(self.arrays.values(), chunks, strict=True):
+                writer.index.append(*chunk)
+                writer.upload.write(*chunk)
+        self._rows += 1
+
+    def commit(self) -> ShardWritten:
+        """Give the files their names, and record the shard.
+
+        Raises :class:`StoreError` when the store was removed or replaced meanwhile, or is sealed with another record of
+        this shard: then nothing is changed.
+        """
+        expected = len(self._manifest.rows_of(self._shard))
+        if self._rows != expected:
+            raise ValueError(f"shard {self._shard} takes {expected} rows, got {self._rows}")
+        digests, written = [], 0
+        for name, writer in self.arrays.items():
+            index, digest = writer.index.finish()
+            writer.upload.write(index)
+            digests.append((name, digest))
+            written += writer.index.offset + len(index)
+        record = shard_record(self._manifest, self._shard, digests)
+        check_plan(self._storage, self._manifest)
+        if self._manifest.complete:
+            self._check_sealed(record)
+        for writer in self.arrays.values():
+            writer.upload.commit()
+        self._storage.write(record_key(self._shard), with_checksum(record))
+        return ShardWritten(record, written)
+
+    def _check_sealed(self, record: bytes) -> None:
+        """Whatever is done to a store that is sealed, a shard is only ever replaced by itself."""
+        try:
+            sealed = read_record(self._storage, self._manifest, self._shard)
+        except CorruptStoreError:
+            return  # the store's digest decides
+        if sealed is not None and sealed != record:
+            raise StoreError(
+                f"shard {self._shard} of {self._storage.root} comes out with other bytes than those that were sealed"
+            )
+
+    def close(self) -> None:
+        """Forget what has not been committed."""
+        for writer in self.arrays.values():
+            writer.upload.abort()
 
 
-def shard_record(digests: Iterable[tuple[str, bytes]]) -> bytes:
-    """A shard's 32-byte record: SHA-256 over the name and the digest of its file in each pixel array, in their order.
+@contextlib.contextmanager
+def open_shard(storage: Storage, manifest: ShardManifest, shard: int) -> Iterator[ShardWriter]:
+    """Write one whole shard of every pixel array: append all its rows, then commit.
 
-    The digest is :func:`fbind.manifests.shards.digest`.
+    Raises :class:`~fbind.manifests.errors.ResourceError` when the disk is full or the place can't be written.
     """
-    return hashlib.sha256(b"".join(name.encode() + digest for name, digest in digests)).digest()
-
-
-def _write_record(path: Path, shard: int, record: bytes) -> None:
-    file = record_file(path, shard)
+    writer = ShardWriter(storage, manifest, shard)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(file, error) from error
-    write_atomically(file, record + google_crc32c.value(record).to_bytes(CRC_BYTES, "little"))
+        yield writer
+    finally:
+        writer.close()
 
 
-def record_file(path: Path, shard: int) -> Path:
-    """Where a shard's record lies: the Zarr chunk of its row."""
-    return path / RECORDS / "c" / str(shard) / "0"
+def write_shard(
+    storage: Storage,
+    manifest: ShardManifest,
+    shard: int,
+    rows: Iterable[PixelSample | None],
+    stopwatch: Stopwatch | None = None,
+) -> ShardWritten:
+    """Write one whole shard from the pixels of its rows, in order; ``None`` leaves a row empty."""
+    stopwatch = stopwatch or Stopwatch()
+    with open_shard(storage, manifest, shard) as writer:
+        for pixels in rows:
+            if pixels is None:
+                writer.append(None)
+                continue
+            stopwatch.lap("pixels")
+            height, width = pixels.image.shape[:2]
+            chunks = []
+            for array, drawn in zip(writer.arrays.values(), pixels, strict=False):
+                if drawn is None:
+                    raise ValueError(f"shard {shard}: a store of blends takes phantom label maps")
+                array.view(height, width)[:] = drawn
+                chunks.append(array.encode(height, width))
+            stopwatch.lap("encode")
+            writer.append(chunks)
+            stopwatch.lap("write")
+        written = writer.commit()
+        stopwatch.lap("write")
+        return written
 
 
-def read_record(path: Path, shard: int) -> bytes | None:
-    """A shard's 32-byte record, or ``None`` when the shard has not been written.
-
-    Raises :class:`CorruptStoreError` when the record itself is damaged.
-    """
-    file = record_file(path, shard)
-    try:
-        stored = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CorruptStoreError(f"can't read the record of shard {shard}, {file}: {error.strerror}") from error
-    record, checksum = stored[:RECORD_BYTES], stored[RECORD_BYTES:]
-    if len(record) != RECORD_BYTES or google_crc32c.value(record).to_bytes(CRC_BYTES, "little") != checksum:
-        raise CorruptStoreError(f"the record of shard {shard}, {file}, is damaged")
-    return record
+def check_plan(storage: Storage, manifest: ShardManifest) -> None:
+    """Raise :class:`StoreError` unless the store is still there and being written to this plan."""
+    if read_plan(storage) != manifest.plan:
+        raise StoreError(
+            f"{storage.root} was removed or replaced while it was being written: run the command again if that was "
+            "not intended"
+        )
 
 
-def recorded(path: Path, manifest: ShardManifest) -> set[int]:
+def recorded(storage: Storage, manifest: ShardManifest) -> set[int]:
     """The shards that are written and recorded; a damaged record counts as none, so that its shard is written again."""
     done = set()
     for shard in range(manifest.shards):
         with contextlib.suppress(CorruptStoreError):
-            if read_record(path, shard) is not None:
+            if read_record(storage, manifest, shard) is not None:
                 done.add(shard)
     return done
 
 
-def seal(path: Path, manifest: ShardManifest, columns: Mapping[str, np.ndarray]) -> ShardManifest:
+def seal(storage: Storage, manifest: ShardManifest) -> ShardManifest:
     """Declare the store complete and give it its digest; returns the sealed manifest.
 
-    Raises :class:`IncompleteStoreError` while any shard's record is missing.
+    Everything is made to survive a power failure first. Raises :class:`IncompleteStoreError` while the record or a
+    file of any shard is missing.
     """
-    records = [read_record(path, shard) for shard in range(manifest.shards)]
-    missing = [shard for shard, record in enumerate(records) if record is None]
+    records = [read_record(storage, manifest, shard) for shard in range(manifest.shards)]
+    present = dict(storage.sizes())
+    files = [
+        [shard_key(array.name, shard, array.ndim) for array in manifest.pixel_arrays()]
+        for shard in range(manifest.shards)
+    ]
+    missing = [
+        shard
+        for shard, (record, keys) in enumerate(zip(records, files, strict=True))
+        if record is None or not present.keys() >= set(keys)
+    ]
     if missing:
+        for shard in missing:
+            storage.remove(record_key(shard))  # so that going on writes it again
         raise IncompleteStoreError(
-            f"{path} lacks {len(missing)} of {manifest.shards} shards (the first: {missing[0]}): "
+            f"{storage.root} lacks {len(missing)} of {manifest.shards} shards (the first: {missing[0]}): "
             "run `fbind materialize-blends` with the same options again to go on"
         )
-    sealed = manifest.model_copy(
-        update={"complete": True, "digest": store_digest(manifest, columns, [r for r in records if r is not None])}
-    )
-    for leftover in path.rglob(f".*{TEMPORARY}"):  # of writers that were killed
-        leftover.unlink(missing_ok=True)
-    write_atomically(path / "zarr.json", metadata_files(sealed)["zarr.json"])
+    for key in present:
+        if key.endswith(TEMPORARY):  # of writers that were killed
+            storage.remove(key)
+    storage.flush(key for key in present if not key.endswith(TEMPORARY))
+    digest = store_digest(manifest, [record for record in records if record is not None])
+    sealed = manifest.model_copy(update={"complete": True, "digest": digest})
+    metadata = metadata_files(sealed)
+    for key in (TWIN, "zarr.json"):
+        storage.write(key, metadata[key])
+        storage.flush(iter([key]))
     return sealed
-
-
-def store_digest(manifest: ShardManifest, columns: Mapping[str, np.ndarray], records: list[bytes]) -> str:
-    """The digest of a whole store: its manifest, its columns' values and its shards' records."""
-    values = {
-        column.name: hashlib.sha256(_little_endian(np.asarray(columns[column.name], column.dtype))).hexdigest()
-        for column in manifest.columns()
-    }
-    shards = hashlib.sha256(b"".join(records)).hexdigest()
-    return content_digest({"manifest": manifest.content(), "columns": values, "shards": shards})
-
-
-def _encode_column(values: np.ndarray) -> bytes:
-    body = bytes(numcodecs.Zstd(level=1).encode(_little_endian(values)))
-    return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
-
-
-def _little_endian(values: np.ndarray) -> bytes:
-    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()

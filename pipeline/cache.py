@@ -1,74 +1,114 @@
-"""The decoded sources of one run on one machine: each image is decoded once, however many blends it takes part in."""
+"""The decoded sources on one machine: each image is decoded once, however many blends it takes part in."""
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import mmap
+import os
 import shutil
-import tempfile
+import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ..manifests.base import unwritable, write_atomically
-from ..manifests.errors import BadLabelError
-from .sources import Source
+from ..manifests.base import unwritable
 
-LOCKS = 64
+PAGE = 4096
+HEADER = struct.Struct("<8s32s32s")
+MAGIC = b"fbind-2\n"
+
+
+class Entry(NamedTuple):
+    """A decoded image, its label map, and what they were decoded from."""
+
+    image: np.ndarray
+    """(h, w, 3) uint8 RGB, read-only."""
+    labels: np.ndarray
+    """(h, w) uint8, read-only."""
+    stamp: bytes
+    """Stands for the files it was decoded from, by the source's ``stamp``."""
+    digest: bytes
+    """See :func:`pixel_digest`."""
+
+
+def pixel_digest(image: np.ndarray, labels: np.ndarray) -> bytes:
+    """32 bytes that stand for the pixels of a source image and its label map."""
+    digest = hashlib.sha256(np.array(labels.shape, "<u4").tobytes())
+    digest.update(np.ascontiguousarray(image).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    return digest.digest()
+
+
+def cache_offsets(sizes: np.ndarray, limit: int | None) -> tuple[np.ndarray, int]:
+    """Where each image's pixels lie in the cache: (images,) int64 byte offsets, and the bytes of the whole.
+
+    ``sizes`` is (images, 2), height and width. Images beyond ``limit`` bytes have the offset -1: they are decoded
+    whenever they are needed. Recipes take images in random order, so keeping always the same ones serves as well as
+    any exchange of them would.
+    """
+    areas = sizes.astype(np.int64).prod(axis=1)
+    ends = np.cumsum((1 + -(-4 * areas // PAGE)) * PAGE)
+    offsets = np.concatenate(([0], ends[:-1]))
+    kept = np.ones(len(sizes), bool) if limit is None else ends <= limit
+    return np.where(kept, offsets, -1), int(ends[kept][-1]) if kept.any() else 0
 
 
 class SourceCache:
-    """A folder of raw pixels, filled on demand and shared by all worker processes of a machine.
+    """One sparse file of raw pixels, mapped by all worker processes of a machine, and filled by them.
 
-    An entry is the size as two little-endian uint32, the RGB image and the label map. A file lock per group of entries
-    makes a second process wait for the first instead of decoding the same image again.
+    An entry begins at its image's offset: a page with the header, then the RGB image and the label map. The header is
+    written last. Two processes that decode the same image at once write the same bytes, so no locks are needed; an
+    entry that a power failure left half on the disk does not match its digest, which the pass over the sources checks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
+        """Use the cache in ``folder``, ``size`` bytes in all; raises ResourceError when it can't be written."""
         self.folder = folder
-
-    @classmethod
-    def of_run(cls, run: str, parent: str | None) -> SourceCache:
-        """The cache of a run (its name is unique) below ``parent``, or below the machine's temporary folder."""
-        return cls(Path(parent or tempfile.gettempdir()) / f"fbind-{run}")
-
-    def get(self, source: Source, row: int, image_id: str, *, convert: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The image (h, w, 3) and the label map (h, w) of one row of the image table, both uint8.
-
-        Raises the source's errors, :class:`BadLabelError` when image and label map differ in size, and
-        :class:`~fbind.manifests.errors.ResourceError` when the cache can't be written.
-        """
-        entry = self.folder / f"{row:08d}.raw"
+        self._file = folder / "sources.raw"
         try:
-            if entry.exists():
-                return _load(entry)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / f"lock-{row % LOCKS:02d}").open("wb")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.ftruncate(self._handle, max(size, PAGE))
+            mapping = mmap.mmap(self._handle, max(size, PAGE), prot=mmap.PROT_READ)
         except OSError as error:
-            raise unwritable(self.folder, error) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if entry.exists():
-                return _load(entry)
-            image, labels = source.image(image_id, convert=convert), source.label_map(image_id)
-            if image.shape[:2] != labels.shape:
-                raise BadLabelError(
-                    f"the label map of {image_id} is {labels.shape[1]}x{labels.shape[0]} (width x height), its image "
-                    f"{image.shape[1]}x{image.shape[0]}: the two must have one size"
-                )
-            header = np.array(labels.shape, "<u4").tobytes()
-            write_atomically(entry, header, image.tobytes(), labels.tobytes())
-            return image, labels
+            raise unwritable(self._file, error) from error
+        # Mapped once and kept: faulting the pages in again for every blend would cost a tenth of its time.
+        self._bytes = np.frombuffer(mapping, np.uint8)
 
-    def remove(self) -> None:
-        """Delete the folder, if this machine has it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def get(self, offset: int, size: tuple[int, int]) -> Entry | None:
+        """The entry at an offset, or ``None`` while there is none; ``size`` is the image's (height, width)."""
+        # Not through the mapping: where nothing is written yet, that takes memory on a tmpfs, and kills when it is full.
+        magic, stamp, digest = HEADER.unpack(os.pread(self._handle, HEADER.size, offset))
+        if magic != MAGIC:
+            return None
+        height, width = size
+        begin, area = offset + PAGE, height * width
+        image = self._bytes[begin : begin + 3 * area].reshape(height, width, 3)
+        labels = self._bytes[begin + 3 * area : begin + 4 * area].reshape(height, width)
+        return Entry(image, labels, stamp, digest)
+
+    def put(self, offset: int, entry: Entry) -> None:
+        """Store an entry; raises :class:`~fbind.manifests.errors.ResourceError` when the disk is full."""
+        parts = [np.ascontiguousarray(entry.image).data.cast("B"), np.ascontiguousarray(entry.labels).data.cast("B")]
+        try:
+            _write(self._handle, bytes(HEADER.size), offset)
+            place = offset + PAGE
+            for part in parts:
+                _write(self._handle, part, place)
+                place += len(part)
+            _write(self._handle, HEADER.pack(MAGIC, entry.stamp, entry.digest), offset)
+        except OSError as error:
+            raise unwritable(self._file, error) from error
 
 
-def _load(entry: Path) -> tuple[np.ndarray, np.ndarray]:
-    # Mapped, not read: the pages are in memory already, and copying them would take as long as blending them.
-    with entry.open("rb") as file:
-        raw = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    height, width = (int(side) for side in raw[:8].view("<u4"))
-    area = height * width
-    return raw[8 : 8 + 3 * area].reshape(height, width, 3), raw[8 + 3 * area :].reshape(height, width)
+def remove_folder(folder: Path) -> None:
+    """Delete a cache, if this machine has it."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(handle: int, data: bytes | memoryview, offset: int) -> None:
+    left = memoryview(data)
+    while left:
+        count = os.pwrite(handle, left, offset)
+        left, offset = left[count:], offset + count

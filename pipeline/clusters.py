@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 from ..manifests.clusters import (
     ClusterManifest,
@@ -20,6 +19,7 @@ from ..manifests.clusters import (
 )
 from ..manifests.errors import BadLabelError, ResourceError
 from ..manifests.labels import LabelSet
+from ..manifests.storage import open_storage
 from .counting import count_pixels
 from .sources import Source
 from .sources.folder import LABELS_DIR as FOLDER_LABELS_DIR
@@ -118,10 +118,11 @@ def _run(
 def _outside(labels: LabelSet, spec: SourceSpec, image_id: str, pixels: dict[int, int]) -> str:
     """What to say about a label map with values outside the label set."""
     folder = spec.labels_dir or {"voc": VOC_LABELS_DIR, "folder": FOLDER_LABELS_DIR}[spec.kind]
+    where = open_storage(spec.root).where(f"{folder}/{image_id}.png")
     values = [value for value in pixels if value >= len(labels)]
     listed = ", ".join(str(value) for value in values[:5]) + (", ..." if len(values) > 5 else "")
     return (
-        f"label map {Path(spec.root, folder, f'{image_id}.png')} holds {'values' if len(values) > 1 else 'the value'} "
+        f"label map {where} holds {'values' if len(values) > 1 else 'the value'} "
         f"{listed}, expected 0 to {len(labels) - 1} ({len(labels)} classes) or {labels.void} (void): "
         "correct the label map, or name all classes in the dataset's classes.json"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +9,12 @@ import numpy as np
 from ..manifests.base import Frozen
 from ..manifests.errors import StoreError
 from ..manifests.reader import BlendStore
-from ..manifests.shards import shard_file
-from ..manifests.store import CategoryStrategy, ShardManifest
+from ..manifests.shards import shard_key
+from ..manifests.storage import Place, Storage
+from ..manifests.store import ShardManifest
 from ..manifests.writer import recorded
+from .plan import estimated_bytes, stored_bytes
+from .shardtask import used_images
 
 DELTA_BINS = 10
 
@@ -42,7 +44,7 @@ class Range(Frozen):
 
 
 class ArrayBytes(Frozen):
-    """A pixel array on disk: the bytes of its written shards, and those of their samples' raw canvases."""
+    """A pixel array on disk: the bytes of its written shards, and those of their rows' raw canvases."""
 
     array: str
     stored: int
@@ -54,6 +56,7 @@ class Inspection(Frozen):
 
     version: Literal[1] = 1
     path: str
+    """Its path or URL."""
     manifest: dict[str, Any]
     """The store's manifest without the id table, as written."""
     images: int
@@ -62,8 +65,11 @@ class Inspection(Frozen):
     written_shards: int
     """Those with a record and all their files."""
     written_samples: int
+    """The samples of those; all or none of a virtual store, whose shards hold images."""
+    written_images: int
+    """The source images in those shards of a virtual store; 0 in a full one."""
     categories: tuple[CategoryCount, ...]
-    """In the order of the label set; empty in a store of plain images."""
+    """In the order of the label set; empty where no category brings the images together."""
     delta: Range
     delta_histogram: tuple[DeltaBin, ...]
     """Equal bins over the strategy's range; empty where every δ is the same."""
@@ -72,42 +78,58 @@ class Inspection(Frozen):
     bytes: tuple[ArrayBytes, ...]
     stored_bytes: int
     """All files of the store, metadata included."""
+    other_layout_bytes: int
+    """About what the same samples would take in the other layout: ``virtual`` for a full store, ``full`` for a virtual
+    one."""
     bytes_per_sample: float
-    """Of the pixel arrays; 0 while no shard is written."""
+    """Of the pixel arrays; 0 while no sample is written."""
     stored_per_raw: float
     """Stored bytes of the pixel arrays over their raw bytes; 0 while no shard is written."""
 
 
-def inspect_store(path: Path) -> Inspection:
+def inspect_store(place: Place) -> Inspection:
     """Gather the facts about a store, complete or not.
 
     Raises what :meth:`~fbind.manifests.reader.BlendStore.open` raises for a store that can't be read, and
     :class:`~fbind.manifests.errors.CorruptStoreError` when one of its columns is damaged or missing.
     """
-    store = BlendStore.open(path, allow_incomplete=True)
-    manifest = store.manifest
-    written = [shard for shard in sorted(recorded(path, manifest)) if all(_shard_sizes(path, manifest, shard))]
-    samples = sum(len(manifest.rows_of(shard)) for shard in written)
-    arrays = tuple(_array_bytes(path, manifest, written, samples))
+    store = BlendStore.open(place, allow_incomplete=True)
+    manifest, columns = store.manifest, store.columns()
+    written = [shard for shard in sorted(recorded(store.storage, manifest)) if all(_shard_sizes(store, shard))]
+    samples, rows = _written(store, written)
+    arrays = tuple(_array_bytes(store, written, rows))
     stored, raw = sum(array.stored for array in arrays), sum(array.raw for array in arrays)
-    size = store.column("size")
+    other = manifest.model_copy(update={"layout": "full" if manifest.layout == "virtual" else "virtual"})
     return Inspection(
-        path=str(path),
+        path=store.place,
         manifest=manifest.model_dump(mode="json", exclude={"images"}),
         images=len(manifest.images),
         shards=manifest.shards,
         written_shards=len(written),
         written_samples=samples,
-        categories=_categories(store) if manifest.blended else (),
-        delta=_range(store.column("delta")),
-        delta_histogram=_delta_histogram(manifest, store.column("delta")),
-        height=_range(size[:, 0]),
-        width=_range(size[:, 1]),
+        written_images=rows if manifest.layout == "virtual" else 0,
+        categories=_categories(store) if manifest.strategy.grouped else (),
+        delta=_range(columns["delta"]),
+        delta_histogram=_delta_histogram(manifest, columns["delta"]),
+        height=_range(columns["size"][:, 0]),
+        width=_range(columns["size"][:, 1]),
         bytes=arrays,
-        stored_bytes=sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file()),
+        stored_bytes=stored_bytes(store.storage),
+        other_layout_bytes=estimated_bytes(other, columns),
         bytes_per_sample=stored / samples if samples else 0.0,
         stored_per_raw=stored / raw if raw else 0.0,
     )
+
+
+def _written(store: BlendStore, shards: list[int]) -> tuple[int, int]:
+    """How many samples can be read from these shards, and how many rows of the pixel arrays they hold."""
+    manifest = store.manifest
+    if manifest.layout == "full":
+        samples = sum(len(manifest.rows_of(shard)) for shard in shards)
+        return samples, samples
+    used = used_images(store)
+    images = sum(int(used[list(manifest.rows_of(shard))].sum()) for shard in shards)
+    return (manifest.samples if len(shards) == manifest.shards else 0), images
 
 
 def _categories(store: BlendStore) -> tuple[CategoryCount, ...]:
@@ -121,38 +143,37 @@ def _categories(store: BlendStore) -> tuple[CategoryCount, ...]:
 
 
 def _delta_histogram(manifest: ShardManifest, delta: np.ndarray) -> tuple[DeltaBin, ...]:
-    strategy = manifest.strategy
-    if not isinstance(strategy, CategoryStrategy) or strategy.delta[0] == strategy.delta[1]:
+    low, high = manifest.strategy.delta
+    if low == high:
         return ()
-    edges = np.linspace(*strategy.delta, DELTA_BINS + 1)
+    edges = np.linspace(low, high, DELTA_BINS + 1)
     # Clipped, because a bound that was rounded to float32 may lie just outside.
-    counts, _ = np.histogram(np.clip(delta.astype(np.float64), *strategy.delta), edges)
+    counts, _ = np.histogram(np.clip(delta.astype(np.float64), low, high), edges)
     return tuple(
         DeltaBin(low=round(float(low), 6), high=round(float(high), 6), samples=int(count))
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     )
 
 
-def _array_bytes(path: Path, manifest: ShardManifest, written: list[int], samples: int) -> list[ArrayBytes]:
+def _array_bytes(store: BlendStore, written: list[int], rows: int) -> list[ArrayBytes]:
     counted = []
-    for array in manifest.pixel_arrays():
-        stored = sum(_size(shard_file(path / array.name, shard, array.ndim)) for shard in written)
-        counted.append(ArrayBytes(array=array.name, stored=stored, raw=samples * int(np.prod(array.sample_shape))))
+    for array in store.manifest.pixel_arrays():
+        stored = sum(_size(store.storage, shard_key(array.name, shard, array.ndim)) for shard in written)
+        counted.append(ArrayBytes(array=array.name, stored=stored, raw=rows * int(np.prod(array.sample_shape))))
     return counted
 
 
-def _shard_sizes(path: Path, manifest: ShardManifest, shard: int) -> list[int]:
-    return [_size(shard_file(path / array.name, shard, array.ndim)) for array in manifest.pixel_arrays()]
+def _shard_sizes(store: BlendStore, shard: int) -> list[int]:
+    arrays = store.manifest.pixel_arrays()
+    return [_size(store.storage, shard_key(array.name, shard, array.ndim)) for array in arrays]
 
 
-def _size(file: Path) -> int:
+def _size(storage: Storage, key: str) -> int:
     """The bytes of a file, 0 when it is not there."""
     try:
-        return file.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return storage.size(key) or 0
     except OSError as error:
-        raise StoreError(f"can't read {file}: {error.strerror}") from error
+        raise StoreError(f"can't read {storage.where(key)}: {error.strerror or error}") from error
 
 
 def _range(values: np.ndarray) -> Range:

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..manifests.base import TEMPORARY, unwritable
-from ..manifests.clusters import ClusterManifest
-from ..manifests.errors import (
-    CorruptStoreError,
-    InterruptedRunError,
-    ManifestError,
-    SourceError,
-    StoreError,
-    StoreExistsError,
-)
-from ..manifests.layout import RECORDS
-from ..manifests.reader import BlendStore, read_manifest
+import numpy as np
+
+from ..manifests.base import content_digest
+from ..manifests.clusters import ClusterManifest, ImageRecord
+from ..manifests.errors import ConfigError, InterruptedRunError, ManifestError, SourceError
+from ..manifests.reader import BlendStore
+from ..manifests.storage import LocalStorage, Place, Storage, is_url, open_storage
 from ..manifests.store import ShardManifest
-from ..manifests.writer import create_store, recorded, seal
-from .plan import Plan, StoreOptions, check_room, make_plan, stored_bytes
+from ..manifests.writer import clear_store, create_store, recorded, seal
+from .cache import cache_offsets
+from .existing import check_same_plan, check_same_sources, check_writable, existing_plan
+from .pixels import Run, SourceImage, remove_cache
+from .plan import Plan, StoreOptions, check_room, estimated_bytes, make_plan, size, stored_bytes
+from .profile import Profile
 from .scheduler import Pool, open_pool
-from .shardtask import Problem, Run, ShardReport, check_sources, make_shard, remove_cache
+from .shardtask import Problem, ShardReport, check_sources, forget, images_of, make_shard
 from .sources import open_source
 
 IMAGES_PER_TASK = 16
@@ -51,7 +49,7 @@ class Progress(Protocol):
         ...
 
     def wrote(self, report: ShardReport, done: int, total: int) -> None:
-        """One more shard is written; ``done`` counts samples of this and earlier runs, of ``total``."""
+        """One more shard is written; ``done`` counts rows of this and earlier runs, of ``total``."""
         ...
 
 
@@ -62,6 +60,10 @@ class Workers:
     count: int
     scheduler: str | None = None
     cache_dir: str | None = None
+    cache_limit: int | None = None
+    """Bytes; ``None``: all sources."""
+    memory_limit: int | None = None
+    """Bytes for each worker process on this machine; ``None``: no limit."""
 
     def local_cache(self) -> Path | None:
         """The folder below which this machine keeps its decoded sources; ``None`` when other machines do the work."""
@@ -76,79 +78,125 @@ class Outcome:
     bytes: int
     seconds: float
     written: int
-    """Samples written by this run; fewer than the store has when it was resumed."""
+    """Rows written by this run; fewer than the store has when it was resumed."""
+    profile: Profile
 
 
 def materialize(
     clusters: ClusterManifest,
     options: StoreOptions,
-    out: Path,
+    out: Place,
     workers: Workers,
     progress: Progress,
     *,
+    plan: Plan | None = None,
     skip: bool = False,
     overwrite: bool = False,
 ) -> Outcome:
     """Write the store that ``options`` ask for to ``out``, or go on with it where an earlier run was interrupted.
 
-    ``skip`` leaves out images that can't be used, instead of stopping; ``overwrite`` replaces a store that is there.
-    The bytes of the store depend on the clusters, the sources and the options, never on the workers. Raises the errors
-    of the sources, of planning and of writing (see :mod:`fbind.manifests.errors`); whatever was recorded by then stays.
+    ``plan`` is what :func:`~fbind.pipeline.plan.make_plan` made of both, if that is known already. ``skip`` leaves out
+    images that can't be used, instead of stopping; ``overwrite`` replaces a store that is there. The bytes of the
+    store depend on the clusters, the sources and the options, never on the workers. Raises the errors of the sources,
+    of planning and of writing (see :mod:`fbind.manifests.errors`); whatever was recorded by then stays.
     """
-    begin = time.perf_counter()
-    if out.is_symlink():
-        out = Path(os.path.realpath(out))  # a link to a store stands for the store
-    plan = make_plan(clusters, options)
+    begin, profile = time.perf_counter(), Profile()
+    storage = open_storage(_real(out))
+    existing = existing_plan(storage, overwrite)
+    if existing is not None and existing.left_out and skip and not overwrite:
+        clusters = clusters.without(set(existing.left_out))
+        plan = make_plan(clusters, options, existing.left_out)
+    plan = plan or make_plan(clusters, options)
     check_labels(clusters)
-    existing = existing_plan(out, overwrite)
-    check_writable(out)
-    check_room(plan, out, workers.local_cache())
-    run = Run(secrets.token_hex(6), workers.cache_dir, clusters.source, options.convert)
-    with _workers(workers, run) as pool:
-        problems = _check(pool, plan, clusters, run, progress)
+    check_writable(storage)
+    check_room(plan.estimated_bytes, storage, plan.cache_bytes(workers.cache_limit), workers.local_cache())
+    resumed = existing is not None and not overwrite
+    done: set[int] = set()
+    if existing is not None and resumed:
+        check_same_plan(existing, plan.manifest, storage)
+        done = recorded(storage, existing)
+        progress.resuming(len(done), existing.shards)
+    profile.main.lap("plan")
+    run = _run(clusters, options, workers)
+    with pool_of(workers, runs := [run]) as pool:
+        profile.main.lap("start workers")
+        needed = plan.recipes.images()
+        if resumed:
+            needed = images_of(BlendStore.open(out, allow_incomplete=True), set(range(plan.manifest.shards)) - done)
+        sizes = plan.columns["source/size"]
+        problems, digests = check_images(pool, clusters.ids, sizes, needed, run, progress, profile, clusters.images)
         if problems:
-            bad = _leave_out(problems, clusters, skip)
+            bad = _leave_out(problems, clusters, skip=skip and not resumed)
             plan = make_plan(clusters.without(set(bad)), options, bad)
+            run = _run(clusters.without(set(bad)), options, workers)
+            runs.append(run)  # with a cache of its own: images have other places in the plan without those
             progress.left_out(problems, plan)
-        if existing is None or overwrite:
-            _clear(out)
-            create_store(out, plan.manifest, plan.columns)
-            done: set[int] = set()
+        profile.main.lap("check sources")
+        if existing is not None and resumed:
+            manifest = existing
+            check_same_sources(BlendStore.open(out, allow_incomplete=True), digests)
         else:
-            check_same_plan(existing, plan, out)
-            done = recorded(out, existing)
-            progress.resuming(len(done), existing.shards)
-        try:
-            written = _write(pool, plan.manifest, out, done, run, progress)
-        except KeyboardInterrupt:
-            kept = len(recorded(out, plan.manifest))
-            raise InterruptedRunError(
-                f"stopped: {kept} of {plan.manifest.shards} shards of {out} are written; run the same command again to "
-                "go on"
-            ) from None
-    sealed = seal(out, plan.manifest, BlendStore.open(out, allow_incomplete=True).columns())
-    return Outcome(sealed, stored_bytes(out), time.perf_counter() - begin, written)
+            clear_store(storage)
+            for row, image_id in enumerate(plan.manifest.images):
+                if image_id in digests:
+                    plan.columns["source/digest"][row] = np.frombuffer(digests[image_id], np.uint8)
+            manifest = create_store(storage, plan.manifest, plan.columns)
+        profile.main.lap("create store")
+        written = write_shards(pool, manifest, storage, done, run, progress, profile)
+    return _finish(storage, manifest, written, begin, profile)
 
 
-def existing_plan(out: Path, overwrite: bool) -> ShardManifest | None:
-    """The manifest of an interrupted store at ``out``, or ``None`` when nothing is there.
+def expand(
+    virtual: BlendStore,
+    options: ExpandOptions,
+    out: Place,
+    workers: Workers,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+) -> Outcome:
+    """Write the full store that a virtual one stands for; the same bytes as if it had been written from the images.
 
-    Raises :class:`StoreExistsError` for a complete store (unless ``overwrite``) and for anything that is not a store:
-    nothing but a store is ever deleted, and that as a whole.
+    Raises :class:`ConfigError` when ``virtual`` is a full store, and the errors of reading and writing.
     """
-    if not out.exists():
-        return None
-    try:
-        manifest = read_manifest(out)
-    except (CorruptStoreError, ManifestError):
-        if overwrite and (out / RECORDS).is_dir():
-            return None
-        raise
-    except StoreError as error:
-        raise StoreExistsError(f"{out} exists and is not a store of blends: choose another --out") from error
-    if manifest.complete and not overwrite:
-        raise StoreExistsError(f"{out} is already there, complete: choose another --out, or pass --overwrite")
-    return manifest
+    begin, profile = time.perf_counter(), Profile()
+    manifest, columns = full_manifest(virtual, options), virtual.columns()
+    storage = open_storage(_real(out))
+    existing = existing_plan(storage, overwrite)
+    check_writable(storage)
+    check_room(estimated_bytes(manifest, columns), storage, 0, None)
+    done: set[int] = set()
+    if existing is not None and not overwrite:
+        check_same_plan(existing, manifest, storage)
+        manifest = existing
+        done = recorded(storage, existing)
+        progress.resuming(len(done), existing.shards)
+    else:
+        clear_store(storage)
+        manifest = create_store(storage, manifest, columns)
+    profile.main.lap("plan")
+    run = Run("", manifest.source, manifest.converted, virtual=_elsewhere(virtual.storage))
+    with _open(workers) as pool:
+        profile.main.lap("start workers")
+        written = write_shards(pool, manifest, storage, done, run, progress, profile)
+    return _finish(storage, manifest, written, begin, profile)
+
+
+@dataclass(frozen=True)
+class ExpandOptions:
+    """What may differ between a full store and the virtual one it is made from; ``None``: nothing."""
+
+    samples_per_shard: int | None = None
+    codec: str | None = None
+
+
+def full_manifest(virtual: BlendStore, options: ExpandOptions) -> ShardManifest:
+    """The manifest of the full store that a virtual one stands for; raises :class:`ConfigError` for a full one."""
+    if virtual.manifest.layout != "virtual":
+        raise ConfigError(f"{virtual.place} is a full store already: --from takes one written with --layout virtual")
+    changed = {name: value for name, value in vars(options).items() if value is not None}
+    kept = {"layout": "full", "plan": "", "complete": False, "digest": ""}
+    return ShardManifest.model_validate(virtual.manifest.model_dump() | kept | changed)
 
 
 def check_labels(clusters: ClusterManifest) -> None:
@@ -160,47 +208,75 @@ def check_labels(clusters: ClusterManifest) -> None:
         )
 
 
-def check_same_plan(existing: ShardManifest, plan: Plan, out: Path) -> None:
-    """Raise :class:`StoreExistsError`, naming what differs, unless ``out`` was begun with the same plan."""
-    before = existing.model_dump(mode="json", exclude={"source": {"root"}})
-    now = plan.manifest.model_dump(mode="json", exclude={"source": {"root"}})
-    for field, value in now.items():
-        if before[field] != value:
-            told = f" ({_brief(before[field])} then, {_brief(value)} now)"
-            raise StoreExistsError(
-                f"{out} was begun with another {field.replace('_', ' ')}{told}: use the same options to go on, or pass "
-                "--overwrite to start again"
-            )
+def write_shards(
+    pool: Pool,
+    manifest: ShardManifest,
+    storage: Storage,
+    done: set[int],
+    run: Run,
+    progress: Progress,
+    profile: Profile,
+) -> int:
+    """Write all shards but those that are ``done``; returns how many rows that were.
 
-
-def check_writable(out: Path) -> None:
-    """Raise :class:`~fbind.manifests.errors.ResourceError` unless something can be created where ``out`` is to be."""
+    Raises :class:`InterruptedRunError` on Ctrl-C.
+    """
+    written = 0
+    before = sum(len(manifest.rows_of(shard)) for shard in done)
+    todo = [shard for shard in range(manifest.shards) if shard not in done]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".{out.name}{TEMPORARY}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise unwritable(out, error) from error
+        for report in pool.run(make_shard, todo, _elsewhere(storage), manifest.plan, run):
+            written += report.samples
+            profile.add("writing", report.stages)
+            progress.wrote(report, before + written, manifest.rows)
+    except KeyboardInterrupt:
+        kept = len(recorded(storage, manifest))
+        raise InterruptedRunError(
+            f"stopped: {kept} of {manifest.shards} shards of {storage.root} are written; run the same command again to "
+            "go on"
+        ) from None
+    profile.main.lap("write shards")
+    return written
 
 
-def _check(pool: Pool, plan: Plan, clusters: ClusterManifest, run: Run, progress: Progress) -> list[Problem]:
-    rows = [int(row) for row in plan.recipes.images()]
+def check_images(
+    pool: Pool,
+    ids: Sequence[str],
+    sizes: np.ndarray,
+    needed: np.ndarray,
+    run: Run,
+    progress: Progress,
+    profile: Profile,
+    records: Sequence[ImageRecord] | None = None,
+) -> tuple[list[Problem], dict[str, bytes]]:
+    """Decode and check the ``needed`` rows of the id table: the problems, and the digests of the others by image id.
+
+    ``sizes`` is (images, 2), height and width; ``records`` say what the clusters file knows of the images.
+    """
+    offsets, total = cache_offsets(sizes, run.cache_limit)
+    rows = [int(row) for row in needed]
     batches = [
-        [(row, clusters.images[row]) for row in rows[first : first + IMAGES_PER_TASK]]
+        [
+            (SourceImage(row, ids[row], (int(sizes[row][0]), int(sizes[row][1])), int(offsets[row])),
+             None if records is None else records[row])
+            for row in rows[first : first + IMAGES_PER_TASK]
+        ]
         for first in range(0, len(rows), IMAGES_PER_TASK)
-    ]
+    ]  # fmt: skip
     problems: list[Problem] = []
+    digests: dict[str, bytes] = {}
     done = 0
     progress.checking(0, len(rows))
-    for count, found in pool.run(check_sources, batches, run):
-        done += count
-        problems += found
+    for report in pool.run(check_sources, batches, run, total):
+        done += report.images
+        problems += report.problems
+        digests |= dict(report.digests)
+        profile.add("checking", report.stages)
         progress.checking(done, len(rows))
-    return sorted(problems, key=lambda problem: problem.image_id)
+    return sorted(problems, key=lambda problem: problem.image_id), digests
 
 
-def _leave_out(problems: list[Problem], clusters: ClusterManifest, skip: bool) -> tuple[str, ...]:
+def _leave_out(problems: list[Problem], clusters: ClusterManifest, *, skip: bool) -> tuple[str, ...]:
     """The ids of the images to do without; raises the first problem unless they may be skipped.
 
     Images that are not those the clusters file counted are never skipped: a part of another dataset is no dataset.
@@ -217,39 +293,73 @@ def _leave_out(problems: list[Problem], clusters: ClusterManifest, skip: bool) -
     return tuple(problem.image_id for problem in problems)
 
 
-def _write(pool: Pool, manifest: ShardManifest, out: Path, done: set[int], run: Run, progress: Progress) -> int:
-    written = 0
-    before = sum(len(manifest.rows_of(shard)) for shard in done)
-    todo = [shard for shard in range(manifest.shards) if shard not in done]
-    for report in pool.run(make_shard, todo, str(out.absolute()), run):
-        written += report.samples
-        progress.wrote(report, before + written, manifest.samples)
-    return written
+def _finish(storage: Storage, manifest: ShardManifest, written: int, begin: float, profile: Profile) -> Outcome:
+    sealed = seal(storage, manifest)
+    profile.main.lap("seal")
+    return Outcome(sealed, stored_bytes(storage), time.perf_counter() - begin, written, profile)
 
 
-def _clear(out: Path) -> None:
-    """Remove the store that is to be overwritten (or whatever is left of it)."""
-    if out.exists():
-        try:
-            shutil.rmtree(out)
-        except OSError as error:
-            raise unwritable(out, error) from error
+def _run(clusters: ClusterManifest, options: StoreOptions, workers: Workers) -> Run:
+    """What the tasks share; the key changes with everything that the decoded sources depend on."""
+    plain = [
+        clusters.digest,
+        clusters.source.root,
+        options.convert,
+        options.canvas,
+        options.max_side,
+        workers.cache_limit,
+    ]
+    key = content_digest(plain).removeprefix("sha256:")[:16]
+    return Run(key, clusters.source, options.convert, workers.cache_dir, workers.cache_limit)
 
 
 @contextlib.contextmanager
-def _workers(workers: Workers, run: Run) -> Iterator[Pool]:
-    """Open the pool, and remove the run's decoded sources from every machine at the end, however it ends."""
+def pool_of(workers: Workers, runs: list[Run]) -> Iterator[Pool]:
+    """Open the pool, and remove the decoded sources of ``runs``, which may grow, from every machine at the end.
+
+    After an interruption they stay: whoever goes on needs them. The error says where they are.
+    """
     try:
-        with open_pool(workers.count, workers.scheduler) as pool:
+        with _open(workers) as pool:
             try:
                 yield pool
+            except KeyboardInterrupt:
+                again = "stopped before a shard was written; run the same command again to go on"
+                raise InterruptedRunError(again) from None
             finally:
-                if workers.scheduler is not None:
-                    pool.everywhere(remove_cache, run)
-    finally:
-        remove_cache(run)  # on this machine only now, when its workers have ended and none can fill it again
+                if workers.scheduler is not None and not isinstance(sys.exception(), InterruptedRunError):
+                    for run in runs:
+                        pool.everywhere(forget, run)
+    except InterruptedRunError as error:
+        folder = runs[-1].cache_folder()
+        if workers.scheduler is None and folder.is_dir():
+            held = sum(file.stat().st_blocks * 512 for file in folder.iterdir())
+            kept = f"(it will use the {size(held)} of decoded sources in {folder})"
+            raise InterruptedRunError(f"{error} {kept}") from None
+        raise
+    except BaseException:
+        remove_caches(runs)
+        raise
+    remove_caches(runs)  # on this machine only now, when its workers have ended and none can fill it again
 
 
-def _brief(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def remove_caches(runs: list[Run]) -> None:
+    """Delete the decoded sources of some runs on this machine."""
+    for run in runs:
+        remove_cache(run)
+
+
+def _open(workers: Workers) -> contextlib.AbstractContextManager[Pool]:
+    imports = (make_shard.__module__,)
+    return open_pool(workers.count, workers.scheduler, imports=imports, memory_limit=workers.memory_limit)
+
+
+def _elsewhere(storage: Storage) -> str:
+    """The place of a storage as a process in another folder names it."""
+    return str(storage.path.absolute()) if isinstance(storage, LocalStorage) else storage.root
+
+
+def _real(place: Place) -> Place:
+    """A link to a store stands for the store."""
+    path = Path(place)
+    return Path(os.path.realpath(path)) if not is_url(place) and path.is_symlink() else place

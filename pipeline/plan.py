@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,9 +13,13 @@ import numpy as np
 
 from ..manifests.clusters import ClusterManifest
 from ..manifests.codecs import CodecName
-from ..manifests.errors import ConfigError, ResourceError
+from ..manifests.errors import ResourceError
 from ..manifests.shards import index_bytes
-from ..manifests.store import ShardManifest, Strategy
+from ..manifests.storage import LocalStorage, Storage
+from ..manifests.store import Layout, ShardManifest
+from ..manifests.strategies import Strategy
+from .cache import cache_offsets
+from .fitting import fitted_sizes
 from .recipes import Recipes, plan_recipes
 
 VERSIONED = ("fbind", "numpy", "opencv", "pillow", "numcodecs")
@@ -24,6 +29,7 @@ VERSIONED = ("fbind", "numpy", "opencv", "pillow", "numcodecs")
 # bit-shuffled zstd; label maps of real scenes shrink to 1 to 3 %.
 IMAGE_RATIO = {"lz4": 1.01, "zstd": 0.95}
 LABEL_RATIO = 0.04
+RECIPE_IMAGES = ("recipe/dominant_image", "recipe/phantom_image")
 BLOCK = 4096
 """What a disk gives away at a time: a file takes half a block more than it holds, a record of 36 bytes a whole one."""
 
@@ -39,6 +45,11 @@ class StoreOptions:
     codec: CodecName = "lz4"
     convert: bool = False
     """Convert images that are not RGB, instead of refusing them."""
+    layout: Layout = "full"
+    canvas: tuple[int, int] | None = None
+    """(height, width) of the canvas; images that do not fit are scaled down. ``None``: what holds every image."""
+    max_side: int | None = None
+    """Images whose longer side has more pixels are scaled down first."""
 
 
 @dataclass(frozen=True)
@@ -51,47 +62,67 @@ class Plan:
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of all samples, uncompressed, padded to the canvas."""
-        return self.manifest.samples * sum(int(np.prod(array.sample_shape)) for array in self.manifest.pixel_arrays())
+        """Bytes of all rows of the pixel arrays, uncompressed, padded to the canvas."""
+        return self.manifest.rows * sum(int(np.prod(array.sample_shape)) for array in self.manifest.pixel_arrays())
 
     @property
     def estimated_bytes(self) -> int:
         """About how much the store will take on disk; an upper figure for photographs."""
-        manifest = self.manifest
-        arrays = len(manifest.pixel_arrays())
-        shard_overhead = arrays * (index_bytes(manifest.samples_per_shard) + BLOCK // 2) + BLOCK
-        overhead = manifest.shards * shard_overhead + 32 * BLOCK  # metadata and columns
-        if manifest.codec == "none":
-            return self.raw_bytes + overhead
-        area = float(self.columns["size"].astype(np.float64).prod(axis=1).sum())
-        label_maps = sum(array.labels for array in manifest.pixel_arrays())
-        return int(area * (3 * IMAGE_RATIO[manifest.codec] + LABEL_RATIO * label_maps)) + overhead
+        return estimated_bytes(self.manifest, self.columns)
 
     @property
-    def cache_bytes(self) -> int:
-        """Bytes of the decoded sources that a machine keeps while it works."""
-        sizes = self.columns["size"].astype(np.int64).prod(axis=1)
-        return int(len(self.recipes.images()) * sizes.max() * 4)
+    def other_layout_bytes(self) -> int:
+        """About how much the same samples would take in the other layout."""
+        other = "full" if self.manifest.layout == "virtual" else "virtual"
+        return estimated_bytes(self.manifest.model_copy(update={"layout": other}), self.columns)
+
+    def cache_bytes(self, limit: int | None) -> int:
+        """Bytes of the decoded sources that a machine keeps while it works, with that ``--cache-limit``."""
+        used = self.recipes.images()
+        offsets, _ = cache_offsets(self.columns["source/size"], limit)
+        kept = used[offsets[used] >= 0]
+        areas = self.columns["source/size"][kept].astype(np.int64).prod(axis=1)
+        return int((4 * areas + 2 * BLOCK).sum())
+
+
+def estimated_bytes(manifest: ShardManifest, columns: Mapping[str, np.ndarray]) -> int:
+    """About how much a store takes on disk; an upper figure for photographs."""
+    arrays = manifest.pixel_arrays()
+    shard_overhead = len(arrays) * (index_bytes(manifest.samples_per_shard) + BLOCK // 2) + BLOCK
+    overhead = manifest.shards * shard_overhead + 32 * BLOCK  # metadata
+    overhead += sum(values.nbytes for values in columns.values())
+    if manifest.layout == "full":
+        sizes = columns["size"]
+    else:
+        used = np.unique(np.concatenate([columns[name] for name in RECIPE_IMAGES if name in columns]))
+        sizes = columns["source/size"][used[used >= 0]]
+    if manifest.codec == "none":
+        return len(sizes) * sum(int(np.prod(array.sample_shape)) for array in arrays) + overhead
+    area = float(sizes.astype(np.float64).prod(axis=1).sum())
+    label_maps = sum(array.labels for array in arrays)
+    return int(area * (3 * IMAGE_RATIO[manifest.codec] + LABEL_RATIO * label_maps)) + overhead
 
 
 def make_plan(clusters: ClusterManifest, options: StoreOptions, left_out: tuple[str, ...] = ()) -> Plan:
     """Plan the store; ``clusters`` no longer has the images of ``left_out``.
 
-    Raises :class:`ConfigError` when the options contradict each other or the clusters allow no recipe.
+    The column ``source/digest`` is still all zero: the pixels are not known yet. Raises :class:`ConfigError` when the
+    options contradict each other or the clusters allow no recipe.
     """
-    low, high = getattr(options.strategy, "delta", (1.0, 1.0))
-    if low > high:
-        raise ConfigError(f"--delta {low:g} {high:g}: the lower end comes first, e.g. --delta 0.7 1")
     recipes = plan_recipes(clusters, options.strategy, options.seed, options.limit)
     sizes = np.array([(image.height, image.width) for image in clusters.images], np.int64)
+    sizes = fitted_sizes(sizes, options.canvas, options.max_side)
+    height, width = options.canvas or sizes.max(axis=0)
     manifest = ShardManifest(
+        layout=options.layout,
         labels=clusters.labels,
         strategy=options.strategy,
         seed=options.seed,
         samples=len(recipes),
         limit=options.limit,
         samples_per_shard=options.samples_per_shard,
-        canvas=clusters.canvas(),
+        canvas=(int(height), int(width)),
+        max_side=options.max_side,
         codec=options.codec,
         source=clusters.source,
         rule=clusters.rule,
@@ -101,7 +132,9 @@ def make_plan(clusters: ClusterManifest, options: StoreOptions, left_out: tuple[
         images=clusters.ids,
         software=software(),
     )
-    return Plan(manifest, recipes, recipes.columns(sizes))
+    columns = recipes.columns(sizes)
+    columns |= {"source/size": sizes.astype(np.uint16), "source/digest": np.zeros((len(sizes), 32), np.uint8)}
+    return Plan(manifest, recipes, columns)
 
 
 def software() -> dict[str, str]:
@@ -123,30 +156,33 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(_existing(path)).free
 
 
-def stored_bytes(store: Path) -> int:
-    """Bytes of all files below ``store``; 0 when it is not there."""
-    return sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+def stored_bytes(storage: Storage) -> int:
+    """Bytes of all files of a store; 0 when it is not there."""
+    return sum(size for _, size in storage.sizes())
 
 
-def check_room(plan: Plan, out: Path, cache: Path | None) -> None:
-    """Raise :class:`ResourceError` unless the disks hold the store at ``out`` and the decoded sources below ``cache``.
+def check_room(needed: int, out: Storage, cache_bytes: int, cache: Path | None) -> None:
+    """Raise :class:`ResourceError` unless ``out`` holds ``needed`` bytes, and ``cache`` the decoded sources.
 
-    ``cache`` is ``None`` when the caches lie on other machines. What a store at ``out`` already takes counts as free,
-    since it is either gone on with or overwritten.
+    ``cache`` is ``None`` when the caches lie on other machines, and nobody knows how much an object store holds. What
+    a store at ``out`` already takes counts as free, since it is either gone on with or overwritten.
     """
-    needed = plan.estimated_bytes - stored_bytes(out)
+    local = out.path if isinstance(out, LocalStorage) else None
+    if local is not None:
+        needed -= stored_bytes(out)
     if cache is not None:
-        if plan.cache_bytes > free_bytes(cache):
+        free = free_bytes(cache)
+        if cache_bytes > free:
             raise ResourceError(
-                f"the decoded sources need {size(plan.cache_bytes)} while the store is written, and {cache} has "
-                f"{size(free_bytes(cache))} free: name a roomier place with --cache-dir"
+                f"the decoded sources need {size(cache_bytes)} while the store is written, and {cache} has "
+                f"{size(free)} free: name a roomier place with --cache-dir, or keep fewer with --cache-limit"
             )
-        if _disk(cache) == _disk(out):
-            needed += plan.cache_bytes
-    if needed > free_bytes(out):
+        if local is not None and _disk(cache) == _disk(local):
+            needed += cache_bytes
+    if local is not None and needed > free_bytes(local):
         raise ResourceError(
-            f"{out} needs about {size(needed)} and its disk has {size(free_bytes(out))} free: free some space, write "
-            "to another disk, or make less of it with --limit"
+            f"{local} needs about {size(needed)} and its disk has {size(free_bytes(local))} free: free some space, "
+            "write to another disk, make less of it with --limit, or keep just the sources with --layout virtual"
         )
 
 

@@ -11,11 +11,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..manifests.base import write_atomically
-from ..manifests.blending import align
+from ..manifests.blending import align_image
 from ..manifests.errors import ConfigError, FbindError, SourceError
 from ..manifests.labels import LabelSet
 from ..manifests.reader import BlendStore, Sample
-from ..manifests.store import CategoryStrategy
+from ..manifests.storage import Place, is_url
+from ..manifests.strategies import NO_CLASS
+from .cache import pixel_digest
+from .fitting import fit
 from .sources import Source, open_source
 
 TILE = 264
@@ -50,13 +53,13 @@ class Row:
 
 
 def draw_preview(
-    store: BlendStore, path: Path, *, samples: int = 8, seed: int = 0, root: Path | None = None
+    store: BlendStore, path: Path, *, samples: int = 8, seed: int = 0, root: Place | None = None
 ) -> str | None:
     """Draw some samples of a store, drawn with ``seed``, as a contact sheet (PNG or JPEG) at ``path``.
 
-    A store holds blends, not the images they were made from; those are read from the dataset named in its manifest,
-    or from ``root`` when it has been moved. Returns why that was not possible, in which case the sheet goes without
-    them, or ``None``.
+    A virtual store holds the images that were blended. A full one does not; they are read from the dataset named in
+    its manifest, or from ``root`` when it has been moved. Returns why that was not possible, in which case the sheet
+    goes without them, or ``None``.
 
     Raises :class:`~fbind.manifests.errors.ConfigError` for another kind of file or too many samples for one sheet,
     :class:`~fbind.manifests.errors.CorruptStoreError` for a damaged sample and
@@ -74,7 +77,7 @@ def draw_preview(
     for index in chosen.tolist():
         sample = store.read(index)
         originals = None
-        if source is not None:
+        if store.manifest.blended and (source is not None or store.manifest.layout == "virtual"):
             try:
                 originals = read_originals(store, source, sample)
             except SourceError as error:
@@ -92,20 +95,34 @@ def draw_preview(
     return note
 
 
-def read_originals(store: BlendStore, source: Source, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """The dominant image and the aligned phantom image of a blend, both (h, w, 3) uint8 RGB, from the dataset.
+Originals = tuple[np.ndarray, np.ndarray | None]
+"""The dominant image and the aligned phantom image, (h, w, 3) uint8 RGB; no phantom where a sample stayed plain."""
+
+
+def read_originals(store: BlendStore, source: Source | None, sample: Sample) -> Originals:
+    """The images that a blend was made from: of a virtual store its own, else those of the dataset.
 
     Raises :class:`~fbind.manifests.errors.SourceError` when they are not there, or not those the store was made from.
     """
-    manifest = store.manifest
-    dominant_id, phantom_id = _ids(store, sample.index)
-    dominant = source.image(dominant_id, convert=True)
-    phantom = source.image(phantom_id, convert=True)
+    dominant, phantom = _rows(store, sample.index)
+    image = _original(store, source, dominant)
+    if phantom < 0:
+        return image, None
     size = (sample.image.shape[0], sample.image.shape[1])
-    if dominant.shape[:2] != size:
-        raise SourceError(f"image {dominant_id} is {dominant.shape[:2]} now, it was {size}: the dataset has changed")
-    how = manifest.strategy.align if isinstance(manifest.strategy, CategoryStrategy) else "resize"
-    return dominant, align(phantom, np.zeros(phantom.shape[:2], np.uint8), size, how)[0]
+    return image, align_image(_original(store, source, phantom), size, store.manifest.strategy.align)
+
+
+def _original(store: BlendStore, source: Source | None, row: int) -> np.ndarray:
+    """The image (h, w, 3) in a row of the id table, as it was blended."""
+    if source is None:
+        return store.source(row)[0]
+    image_id = store.manifest.images[row]
+    height, width = store.column("source/size")[row]
+    image = source.image(image_id, convert=store.manifest.converted)
+    image, labels = fit(image, source.label_map(image_id), (int(height), int(width)))
+    if pixel_digest(image, labels) != store.column("source/digest")[row].tobytes():
+        raise SourceError(f"image {image_id} of {source.spec.root} is not the one the store was made from")
+    return image
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet, size: tuple[int, int]) -> Image.Image:
@@ -130,48 +147,48 @@ def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet, size: tu
     return Image.fromarray(picture.astype(np.uint8))
 
 
-def _source(store: BlendStore, root: Path | None) -> tuple[Source | None, str | None]:
+def _source(store: BlendStore, root: Place | None) -> tuple[Source | None, str | None]:
     """The dataset a store of blends was made from, or why it can't be read."""
+    if not store.manifest.blended or store.manifest.layout == "virtual":
+        return None, None
     spec = store.manifest.source
     if root is not None:
-        spec = spec.model_copy(update={"root": str(root.absolute())})
-    if not store.manifest.blended:
-        return None, None
+        spec = spec.model_copy(update={"root": str(root) if is_url(root) else str(Path(root).absolute())})
     try:
         return open_source(spec), None
     except FbindError as error:
         return None, str(error)
 
 
-def _ids(store: BlendStore, index: int) -> tuple[str, str]:
-    """The ids of the dominant and the phantom image; of a plain image twice the same."""
-    images = store.manifest.images
-    dominant = images[store.column("recipe/dominant_image")[index]]
-    return dominant, images[store.column("recipe/phantom_image")[index]] if store.manifest.blended else dominant
+def _rows(store: BlendStore, index: int) -> tuple[int, int]:
+    """Where the dominant and the phantom image stand in the id table; -1 where a sample is plain."""
+    phantom = int(store.column("recipe/phantom_image")[index]) if store.manifest.blended else -1
+    return int(store.column("recipe/dominant_image")[index]), phantom
 
 
-def _row(store: BlendStore, sample: Sample, originals: tuple[np.ndarray, np.ndarray] | None) -> Row:
+def _row(store: BlendStore, sample: Sample, originals: Originals | None) -> Row:
     """The tiles of one sample; the first two of a blend are ``None`` without the originals."""
     label_set = store.manifest.labels
     size = _fit(sample.image.shape[1], sample.image.shape[0])
-    dominant_id, phantom_id = _ids(store, sample.index)
+    dominant, phantom = _rows(store, sample.index)
+    dominant_id, phantom_id = store.manifest.images[dominant], store.manifest.images[phantom] if phantom >= 0 else ""
     title = f"sample {sample.index:,}"
     image = Tile(_scaled(sample.image, size), dominant_id)
     if sample.phantom is None:
         return Row(title, (image, _labels(sample.image, sample.dominant, label_set, size)))
     weights = f"{sample.delta:.2f} · I₁ + {1 - sample.delta:.2f} · I₂"
-    names = label_set.names
-    first = names[store.column("recipe/dominant_class")[sample.index]]
-    second = names[store.column("recipe/phantom_class")[sample.index]]
+    classes = (store.column(f"recipe/{role}_class")[sample.index] for role in ("dominant", "phantom"))
+    first, second = ("–" if value == NO_CLASS else label_set.names[value] for value in classes)
     below, under = originals or (sample.image, sample.image)
+    ids = f"{dominant_id} · {phantom_id}" if phantom_id else dominant_id
     return Row(
         f"{title}    δ = {sample.delta:.3f}    {first} × {second}",
         (
             Tile(_scaled(below, size), dominant_id) if originals else None,
-            Tile(_scaled(under, size), phantom_id) if originals else None,
-            Tile(_scaled(sample.image, size), weights if originals else f"{dominant_id} · {phantom_id}"),
+            Tile(_scaled(under, size), phantom_id) if originals and under is not None else None,
+            Tile(_scaled(sample.image, size), weights if originals else ids),
             _labels(below, sample.dominant, label_set, size),
-            _labels(under, sample.phantom, label_set, size),
+            _labels(sample.image if under is None else under, sample.phantom, label_set, size),
         ),
     )
 
@@ -293,13 +310,14 @@ def _below(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: list[Words]
 def _head(draw: ImageDraw.ImageDraw, store: BlendStore, drawn: int, note: str | None, width: int) -> None:
     """Title, what the store is, and the sign for void."""
     manifest = store.manifest
-    draw.text((MARGIN, MARGIN - 6), _cut(store.path.name, _font(20, bold=True), width - 2 * MARGIN), INK,
+    draw.text((MARGIN, MARGIN - 6), _cut(Path(store.place).name, _font(20, bold=True), width - 2 * MARGIN), INK,
               _font(20, bold=True))  # fmt: skip
     what = "blends" if manifest.blended else "plain images"
     text = f"{drawn:,} of {len(store):,} {what} · {manifest.source.kind} {manifest.source.split} · seed {manifest.seed}"
-    if isinstance(manifest.strategy, CategoryStrategy):
+    if manifest.blended:
         low, high = manifest.strategy.delta
-        text += f" · strategy {manifest.strategy.name}, δ in [{low:g}, {high:g}]"
+        delta = f"δ = {low:g}" if low == high else f"δ in [{low:g}, {high:g}]"
+        text += f" · strategy {manifest.strategy.name}, {delta}"
     top = MARGIN + 26
     draw.text((MARGIN, top), _cut(text, _font(12), width - 2 * MARGIN - 90), FAINT, _font(12))
     left = width - MARGIN - 50

@@ -101,7 +101,8 @@ class JsonProgress:
 
     def wrote(self, report: ShardReport, done: int, total: int) -> None:
         """Report one shard."""
-        self._line(event="shard", **report._asdict(), samples_done=done, samples_total=total)
+        told = {name: getattr(report, name) for name in ("shard", "samples", "bytes", "seconds")}
+        self._line(event="shard", **told, samples_done=done, samples_total=total)
 
     @staticmethod
     def _line(**fields: object) -> None:

@@ -1,12 +1,10 @@
-"""What runs in a worker process: decode sources into the machine's cache, and write one shard."""
+"""What runs in a worker process: decode and check sources, and write one shard."""
 
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # Not left to the first blend: OpenCV's start-up rearranges sys.modules, and has failed when a worker's threads met
@@ -14,28 +12,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..manifests.blending import blend
+from ..manifests.blending import Align, align_image, align_labels, blend_images
 from ..manifests.clusters import ImageRecord, SourceSpec
-from ..manifests.errors import ManifestError, SourceError
+from ..manifests.errors import ManifestError, SourceError, StoreError
+from ..manifests.labels import VOID
 from ..manifests.reader import BlendStore
-from ..manifests.store import CategoryStrategy
-from ..manifests.writer import PixelSample, write_shard
-from .cache import SourceCache
+from ..manifests.stopwatch import Stopwatch
+from ..manifests.writer import ArrayWriter, Chunk, ShardWriter, open_shard
 from .counting import count_pixels
-from .sources import Source, open_source
+from .pixels import FilePixels, Run, SourceImage, SourcePixels, remove_cache
 
-
-class Run(NamedTuple):
-    """What all tasks of a run share; small enough to travel with each."""
-
-    name: str
-    cache_dir: str | None
-    spec: SourceSpec
-    convert: bool
-
-    def cache(self) -> SourceCache:
-        """The cache of this run on the machine where this is called."""
-        return SourceCache.of_run(self.name, self.cache_dir)
+LABEL_CHUNKS_BYTES = 64 << 20
+"""How much of encoded label maps a worker remembers: the same map is needed for every blend its image takes part in."""
 
 
 class Problem(NamedTuple):
@@ -45,69 +33,173 @@ class Problem(NamedTuple):
     error: SourceError | ManifestError
 
 
+class CheckReport(NamedTuple):
+    """What checking a batch of sources gave."""
+
+    images: int
+    problems: list[Problem]
+    digests: list[tuple[str, bytes]]
+    """(image id, digest of its pixels) of those that can be used."""
+    stages: dict[str, float]
+
+
 class ShardReport(NamedTuple):
     """What writing a shard took."""
 
     shard: int
     samples: int
+    """How many rows it has: samples, or in a virtual store images."""
     bytes: int
     seconds: float
+    stages: dict[str, float]
+    """Seconds spent in each stage."""
+    record: bytes
 
 
-def check_sources(batch: list[tuple[int, ImageRecord]], run: Run) -> tuple[int, list[Problem]]:
-    """Decode a batch of images into the cache and compare them with the clusters file.
+def check_sources(batch: list[tuple[SourceImage, ImageRecord | None]], run: Run, cache_bytes: int) -> CheckReport:
+    """Decode a batch of images into the cache and compare them with their records of the clusters file, if given.
 
-    ``batch`` holds (row in the image table, record) pairs. Returns its length and the :class:`Problem` of every file
-    that is missing, damaged or changed; what is wrong with the machine (disk full, say) is raised.
+    Returns the :class:`Problem` of every file that is missing, damaged or changed; what is wrong with the machine
+    (disk full, say) is raised. What an earlier run has decoded is taken over if its files have not been touched.
     """
     _one_thread_each()
-    source, cache = _source(run), run.cache()
-    problems = []
-    for row, record in batch:
+    stopwatch = Stopwatch()
+    pixels = _files(run, cache_bytes)
+    problems, digests = [], []
+    for image, record in batch:
         try:
-            _, labels = cache.get(source, row, record.id, convert=run.convert)
-            _check_unchanged(record, labels, run.spec)
+            entry = pixels.current(image)
+            stopwatch.lap("look up")
+            if entry is None:
+                decoded = pixels.decode(image.id)
+                if record is not None:
+                    _check_unchanged(record, decoded[1], run.spec)
+                stopwatch.lap("decode")
+                entry = pixels.keep(image, *decoded)
+                stopwatch.lap("keep")
+            digests.append((image.id, entry.digest))
         except (SourceError, ManifestError) as error:
-            problems.append(Problem(record.id, error))
-    return len(batch), problems
+            problems.append(Problem(image.id, error))
+    return CheckReport(len(batch), problems, digests, stopwatch.seconds)
 
 
-def make_shard(shard: int, store: str, run: Run) -> ShardReport:
-    """Write one shard of the store: all its samples, of every array, then its record."""
+def make_shard(shard: int, place: str, plan: str, run: Run) -> ShardReport:
+    """Write one shard of the store: all its rows, of every array, then its record.
+
+    Raises :class:`StoreError` when the store is not, or no longer, the one of this plan.
+    """
     _one_thread_each()
     begin = time.perf_counter()
-    opened = _store(run.name, store)
-    count = write_shard(opened.path, opened.manifest, shard, samples_of(opened, shard, run))
-    return ShardReport(shard, len(opened.manifest.rows_of(shard)), count, time.perf_counter() - begin)
+    stopwatch = Stopwatch()
+    job = _job(place, plan, run)
+    with open_shard(job.store.storage, job.store.manifest, shard) as writer:
+        stopwatch.lap("open")
+        for row in job.store.manifest.rows_of(shard):
+            job.add(row, writer, stopwatch)
+        written = writer.commit()
+        stopwatch.lap("finish")
+    count = len(job.store.manifest.rows_of(shard))
+    return ShardReport(shard, count, written.bytes, time.perf_counter() - begin, stopwatch.seconds, written.record)
 
 
-def remove_cache(run: Run) -> None:
-    """Delete this machine's decoded sources; runs where they are, as temporary folders differ between machines."""
-    run.cache().remove()
+class Job:
+    """One store that this process writes shards of: its recipes, its sources, and what is worth remembering."""
 
+    def __init__(self, place: str, plan: str, run: Run) -> None:
+        self.store = BlendStore.open(place, allow_incomplete=True)
+        if self.store.manifest.plan != plan:
+            raise StoreError(f"{place} is no longer the store that this run began: another run has replaced it")
+        self._pixels = SourcePixels(self.store, run)
+        self._labels: dict[tuple[int, int, int], Chunk] = {}
+        self._labels_bytes = 0
+        self._align: Align = self.store.manifest.strategy.align
+        if self.store.manifest.layout == "virtual":
+            self._used = used_images(self.store)
 
-def samples_of(store: BlendStore, shard: int, run: Run) -> Iterator[PixelSample]:
-    """Make the pixels of a shard's samples from their recipes (Eq. 1).
-
-    Every blend is computed into the same memory: use a sample before asking for the next.
-    """
-    source, cache, ids = _source(run), run.cache(), store.manifest.images
-
-    def pixels(row: int) -> tuple[np.ndarray, np.ndarray]:
-        return cache.get(source, row, ids[row], convert=run.convert)
-
-    strategy = store.manifest.strategy
-    dominant = store.column("recipe/dominant_image")
-    scratch = np.empty(3 * math.prod(store.manifest.canvas), np.uint8)
-    for index in store.manifest.rows_of(shard):
-        image, labels = pixels(int(dominant[index]))
-        if isinstance(strategy, CategoryStrategy):
-            partner = pixels(int(store.column("recipe/phantom_image")[index]))
-            delta = float(store.column("delta")[index])
-            out = scratch[: image.size].reshape(image.shape)
-            yield PixelSample(*blend((image, labels), partner, delta, strategy.align, out))
+    def add(self, row: int, writer: ShardWriter, stopwatch: Stopwatch) -> None:
+        """Make one row of every array and hand it to the writer."""
+        if self.store.manifest.layout == "virtual":
+            chunks = self._source(row, writer, stopwatch) if self._used[row] else None
         else:
-            yield PixelSample(image, labels)
+            chunks = self._sample(row, writer, stopwatch)
+        writer.append(chunks)
+        stopwatch.lap("write")
+
+    def _sample(self, index: int, writer: ShardWriter, stopwatch: Stopwatch) -> list[Chunk]:
+        """A blend (Eq. 1), or a plain image."""
+        column, arrays = self.store.column, writer.arrays
+        dominant = int(column("recipe/dominant_image")[index])
+        phantom = int(column("recipe/phantom_image")[index]) if self.store.manifest.blended else -1
+        image, labels = self._pixels.get(dominant)
+        size = (labels.shape[0], labels.shape[1])
+        canvas = arrays["image"].view(*size)
+        if phantom < 0:
+            partner = partner_labels = None
+            stopwatch.lap("sources")
+            canvas[:] = image
+        else:
+            partner, partner_labels = self._pixels.get(phantom)
+            stopwatch.lap("sources")
+            aligned = align_image(partner, size, self._align)
+            stopwatch.lap("resize")
+            blend_images(image, aligned, float(column("delta")[index]), canvas)
+        stopwatch.lap("blend")
+        chunks = [arrays["image"].encode(*size)]
+        stopwatch.lap("encode images")
+        chunks.append(self._label_chunk(dominant, labels, size, arrays["dominant"]))
+        if "phantom" in arrays:
+            chunks.append(self._label_chunk(phantom, partner_labels, size, arrays["phantom"]))
+        stopwatch.lap("encode labels")
+        return chunks
+
+    def _source(self, row: int, writer: ShardWriter, stopwatch: Stopwatch) -> list[Chunk]:
+        """A source image and its label map, for a virtual store."""
+        pixels = self._pixels.get(row)
+        stopwatch.lap("sources")
+        chunks = []
+        for array, drawn in zip(writer.arrays.values(), pixels, strict=True):
+            height, width = drawn.shape[:2]
+            array.view(height, width)[:] = drawn
+            chunks.append(array.encode(height, width))
+        stopwatch.lap("encode images")
+        return chunks
+
+    def _label_chunk(self, row: int, labels: np.ndarray | None, size: tuple[int, int], array: ArrayWriter) -> Chunk:
+        """An image's label map (``None``: all void) at a size, encoded, and remembered for the next blend."""
+        key = (row, *size)
+        chunk = self._labels.get(key)
+        if chunk is None:
+            array.view(*size)[:] = VOID if labels is None else align_labels(labels, size, self._align)
+            chunk = array.encode(*size)
+            if self._labels_bytes < LABEL_CHUNKS_BYTES:
+                self._labels[key] = chunk
+                self._labels_bytes += len(chunk.body)
+        return chunk
+
+
+def used_images(store: BlendStore) -> np.ndarray:
+    """(images,) bool: which images of the id table the recipes need."""
+    used = np.zeros(len(store.manifest.images), bool)
+    used[store.column("recipe/dominant_image")] = True
+    if store.manifest.blended:
+        phantoms = store.column("recipe/phantom_image")
+        used[phantoms[phantoms >= 0]] = True
+    return used
+
+
+def images_of(store: BlendStore, shards: Iterable[int]) -> np.ndarray:
+    """Rows of the id table that some shards of a store are made from, ascending."""
+    rows = [np.asarray(store.manifest.rows_of(shard)) for shard in shards]
+    if not rows:
+        return np.empty(0, np.int64)
+    taken = np.concatenate(rows)
+    if store.manifest.layout == "virtual":
+        return np.intersect1d(taken, np.flatnonzero(used_images(store)))
+    used = store.column("recipe/dominant_image")[taken]
+    if store.manifest.blended:
+        used = np.union1d(used, store.column("recipe/phantom_image")[taken])
+    used = np.unique(used)
+    return used[used >= 0]
 
 
 def _check_unchanged(record: ImageRecord, labels: np.ndarray, spec: SourceSpec) -> None:
@@ -122,23 +214,26 @@ def _check_unchanged(record: ImageRecord, labels: np.ndarray, spec: SourceSpec) 
         raise ManifestError(f"the label map of {where} is not the one the clusters file counted: {again}")
 
 
-# Opened once per run and process. The run's name is part of the key because workers of a long-lived cluster see many
-# runs, and the same path may hold another store the next time.
-
-
-_sources: dict[str, Source] = {}
-
-
-def _source(run: Run) -> Source:
-    if run.name not in _sources:
-        _sources.clear()
-        _sources[run.name] = open_source(run.spec)
-    return _sources[run.name]
+# Opened once per process. The plan and the run are part of the key because workers of a long-lived cluster see many
+# runs, and a store may be replaced by another of the same name.
+@functools.lru_cache(maxsize=1)
+def _files(run: Run, cache_bytes: int) -> FilePixels:
+    return FilePixels(run, cache_bytes)
 
 
 @functools.lru_cache(maxsize=1)
-def _store(_run: str, path: str) -> BlendStore:
-    return BlendStore.open(Path(path), allow_incomplete=True)
+def _job(place: str, plan: str, run: Run) -> Job:
+    return Job(place, plan, run)
+
+
+def forget(run: Run) -> None:
+    """Drop what a run has left in this process and on this machine.
+
+    A process that kept its mapping of a cache that has been deleted would go on with what was in it.
+    """
+    _files.cache_clear()
+    _job.cache_clear()
+    remove_cache(run)
 
 
 def _one_thread_each() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from .objects import Proxy, environment, make_bucket, serve_s3
 
 # Before anything imports matplotlib: no test opens a window.
 os.environ["MPLBACKEND"] = "Agg"
@@ -44,3 +48,29 @@ def voc_root() -> Path:
 def checkout() -> Path:
     """The root of the repository."""
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that speaks S3."""
+    with serve_s3(tmp_path_factory.mktemp("s3")) as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket, which the environment gives access to."""
+    for name, value in environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid4().hex}"
+    make_bucket(s3_server, name)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def proxy(s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy between ``bucket`` and whoever uses it from now on; harmless until its ``fault`` is set."""
+    proxy = Proxy(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
+    yield proxy
+    proxy.close()

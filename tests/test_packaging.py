@@ -167,7 +167,7 @@ def test_the_dependencies_of_an_unknown_extra_are_an_error(checkout: Path) -> No
     script = checkout / "scripts" / "image" / "install-dependencies"
     result = subprocess.run([script, "piepline", "--dry-run"], cwd=checkout, capture_output=True, text=True)
     assert result.returncode != 0
-    assert "no extra 'piepline'; it has pipeline, trainer, all" in result.stderr
+    assert "no extra 'piepline'; it has pipeline, trainer, cloud, all" in result.stderr
 
 
 def extra_requirements(extra: str) -> list[str]:

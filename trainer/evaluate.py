@@ -70,7 +70,7 @@ def evaluate(
     checkpoint = load_checkpoint(checkpoint_path)
     store = BlendStore.open(store) if isinstance(store, Path) else store
     labels = store.manifest.labels
-    check_labels(checkpoint, labels, str(store.path))
+    check_labels(checkpoint, labels, store.place)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {limit}")
     target = pick_device(device)
@@ -89,7 +89,7 @@ def evaluate(
         for (head, against), confusion in confusions.items():
             label_map = truth[against]
             if label_map is not None:
-                check_range(label_map, len(labels), sample.index, store.path)
+                check_range(label_map, len(labels), sample.index, store.place)
                 confusion.add(prediction.labels(head), torch.from_numpy(label_map.copy()).to(target))
         if prediction.activation is not None:
             activations.append(prediction.activation)
@@ -98,7 +98,7 @@ def evaluate(
     return Evaluation(
         checkpoint=checkpoint_identity(checkpoint),
         store=StoreIdentity(
-            path=str(store.path),
+            path=store.place,
             digest=store.manifest.digest,
             split=store.manifest.source.split,
             strategy=store.manifest.strategy,

@@ -124,7 +124,7 @@ def check_length(config: TrainConfig, store: BlendStore) -> int:
     """The number of steps of the run; raises :class:`ConfigError` when the store can't fill one batch."""
     if config.batch > len(store):
         raise ConfigError(
-            f"--batch {config.batch} is larger than {store.path}, which holds {len(store)} samples: lower it"
+            f"--batch {config.batch} is larger than {store.place}, which holds {len(store)} samples: lower it"
         )
     return config.total_steps(len(store))
 
@@ -137,7 +137,7 @@ def initialise(config: TrainConfig, store: BlendStore) -> tuple[PlainNetwork | F
 
         return network, Initialisation(weights=load_pretrained(network.encoder, config.network, config.weights))
     checkpoint = load_finished(Path(config.init))
-    check_labels(checkpoint, store.manifest.labels, str(store.path))
+    check_labels(checkpoint, store.manifest.labels, store.place)
     if checkpoint.record.network != config.network:
         raise CheckpointError(
             f"{config.init} holds network {checkpoint.record.network}, but --network is {config.network}: "

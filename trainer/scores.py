@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..manifests.base import Frozen, first_problem, unwritable, write_atomically
 from ..manifests.errors import ConfigError, ManifestError, MissingFileError, UnknownVersionError
-from ..manifests.store import Strategy
+from ..manifests.strategies import Strategy
 from .provenance import Ancestor
 
 FORMAT = "fbind.metrics"
@@ -91,7 +91,7 @@ class StoreIdentity(Frozen):
     @property
     def unit(self) -> str:
         """What its samples are."""
-        return "images" if self.strategy.name == "none" else "blends"
+        return "images" if not self.strategy.blended else "blends"
 
 
 class Evaluation(Finite):

@@ -35,12 +35,12 @@ def check_store(stage: Stage, store: BlendStore) -> None:
     """Raise :class:`ConfigError` when a stage can't be trained on a store."""
     if stage == "binding" and not store.manifest.blended:
         raise ConfigError(
-            f"stage binding learns from blends, but {store.path} holds plain images: "
+            f"stage binding learns from blends, but {store.place} holds plain images: "
             "write a store with `fbind materialize-blends --strategy category`"
         )
     if stage != "binding" and store.manifest.blended:
         raise ConfigError(
-            f"stage {stage} learns from plain images, but {store.path} holds blends: "
+            f"stage {stage} learns from plain images, but {store.place} holds blends: "
             "write a store with `fbind materialize-blends --strategy none`"
         )
 

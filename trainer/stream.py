@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -160,10 +159,10 @@ class BlendStream:
             crop = Crop.draw(generator, height, width, self._crop, flip=self._flip)
             crop.cut(sample.image, image[place])
             crop.cut(sample.dominant, dominant[place])
-            check_range(dominant[place], self._classes, int(index), self._store.path)
+            check_range(dominant[place], self._classes, int(index), self._store.place)
             if phantom is not None and sample.phantom is not None:
                 crop.cut(sample.phantom, phantom[place])
-                check_range(phantom[place], self._classes, int(index), self._store.path)
+                check_range(phantom[place], self._classes, int(index), self._store.place)
             delta[place] = sample.delta
         return Batch(
             image=torch.from_numpy(image).permute(0, 3, 1, 2),
@@ -174,7 +173,7 @@ class BlendStream:
         )
 
 
-def check_range(labels: np.ndarray, classes: int, sample: int, store: Path) -> None:
+def check_range(labels: np.ndarray, classes: int, sample: int, store: str) -> None:
     """Raise :class:`CorruptStoreError` when a label map has a value outside the label set.
 
     On a GPU such a value would end the process with an assertion that names nothing.

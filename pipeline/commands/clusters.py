@@ -10,10 +10,11 @@ from typing import Literal
 import click
 
 from .bars import progress_bar
+from .places import PlaceType, absolute
 
 
 @click.command("build-clusters")
-@click.option("--root", type=click.Path(path_type=Path), required=True, help="The dataset's folder.")
+@click.option("--root", type=PlaceType(), required=True, help="The dataset's folder, or its URL (s3://BUCKET/VOC2012).")
 @click.option("--split", required=True, help="Which list of images, for VOC one of ImageSets/Segmentation.")
 @click.option(
     "--source",
@@ -43,7 +44,7 @@ from .bars import progress_bar
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw the clusters, too (.png, .svg or .pdf).")
 @click.option("--overwrite", is_flag=True, help="Replace the clusters file if it is there.")
 def build_clusters(
-    root: Path,
+    root: str | Path,
     split: str,
     kind: Literal["voc", "folder"],
     labels_dir: str | None,
@@ -71,7 +72,7 @@ def build_clusters(
             raise ConfigError(f"--out and --figure are the same file, {out}: choose another name for one of them")
     if _exists(out) and not overwrite:
         raise StoreExistsError(f"{out} is already there: add --overwrite to replace it, or choose another --out")
-    source = open_source(SourceSpec(kind=kind, root=str(root.absolute()), split=split, labels_dir=labels_dir))
+    source = open_source(SourceSpec(kind=kind, root=absolute(root), split=split, labels_dir=labels_dir))
     rule = MembershipRule(membership=membership, min_pixels=min_pixels)
     images = len(source.ids())
     for path in filter(None, (out, figure)):

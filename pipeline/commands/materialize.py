@@ -3,62 +3,69 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .places import PlaceType, absolute
+from .plans import describe_expansion, describe_plan
+from .quantities import Bytes, CanvasSize
+from .strategies import about_empty, strategy_of, strategy_options
+
 if TYPE_CHECKING:
-    from ...manifests.clusters import ClusterManifest
-    from ..plan import Plan, StoreOptions
+    from ..materialize import Outcome, Workers
+    from ..progress import JsonProgress, RichProgress
+
+SAMPLES_PER_SHARD = 64
 
 
 @click.command("materialize-blends")
 @click.option(
     "--clusters",
     "clusters_file",
-    required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="The clusters file of the split to blend.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The store to write, e.g. blends.zarr.")
-@click.option("--root", type=click.Path(path_type=Path), help="Where the dataset lies now, if it has been moved.")
 @click.option(
-    "--strategy",
-    type=click.Choice(["category", "none"]),
-    default="category",
-    show_default=True,
-    help="Who meets whom: 'category' pairs every member of every cluster with one image of each other cluster; "
-    "'none' stores plain images (for the baseline, stage 2 and validation).",
+    "--from", "virtual", type=PlaceType(), help="Instead of --clusters: the virtual store to make a full one of."
 )
 @click.option(
-    "--delta",
-    nargs=2,
-    type=click.FloatRange(0, 1),
-    default=None,
-    metavar="LOW HIGH",
-    help="Range of δ, the weight of the dominant image, drawn uniformly.  [default: 0.7 1]",
+    "--out", required=True, type=PlaceType(), help="The store to write: a path, or a URL such as s3://bucket/b.zarr."
 )
-@click.option(
-    "--align",
-    type=click.Choice(["resize", "pad"]),
-    default=None,
-    help="How the partner gets the dominant image's size: resampled, or cut and padded.  [default: resize]",
-)
-@click.option("--disjoint", is_flag=True, help="Only partners that share no category with the dominant image.")
+@click.option("--root", type=PlaceType(), help="Where the dataset lies now, if it has been moved; a path or a URL.")
+@strategy_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of partners, δ and order.")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Only the first N recipes (a uniform sample of all), for a trial."
 )
 @click.option(
-    "--samples-per-shard", type=click.IntRange(min=1), default=64, show_default=True, help="Samples in one shard."
+    "--samples-per-shard", type=click.IntRange(min=1), default=None, help="Samples in one shard.  [default: 64]"
 )
 @click.option(
     "--codec",
     type=click.Choice(["lz4", "zstd", "none"]),
-    default="lz4",
+    default=None,
+    help="Compression of the images (all are lossless).  [default: lz4]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["full", "virtual"]),
+    default="full",
     show_default=True,
-    help="Compression of the images (all are lossless).",
+    help="'full' stores every blend; 'virtual' every source image once and the recipes, some thirtieth of the bytes: "
+    "the same samples, blended when they are read.",
+)
+@click.option(
+    "--canvas",
+    type=CanvasSize(),
+    default=None,
+    help="Size of the canvas that samples are padded to; images that do not fit are scaled down.  [default: max, what "
+    "holds every image]",
+)
+@click.option(
+    "--max-side", type=click.IntRange(1, 65535), help="Scale images down whose longer side has more pixels than this."
 )
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Worker processes on this machine.  [default: one per core]"
@@ -72,6 +79,17 @@ if TYPE_CHECKING:
     help="Where each machine keeps the decoded sources while it works.  [default: its temporary folder]",
 )
 @click.option(
+    "--cache-limit",
+    type=Bytes(),
+    help="At most so much of decoded sources, e.g. 20GB; the other images are decoded whenever they are needed.  "
+    "[default: all]",
+)
+@click.option(
+    "--memory-limit",
+    type=Bytes(),
+    help="Memory of each worker process on this machine, e.g. 2GB; one that needs more stops the run.  [default: none]",
+)
+@click.option(
     "--on-bad-image",
     type=click.Choice(["stop", "skip", "convert"]),
     default="stop",
@@ -82,124 +100,155 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace a store that is already there.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
+    "--profile",
+    "profile_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write where the time went, as JSON.",
+)
+@click.option(
     "--log",
     type=click.Choice(["progress", "json"]),
     default="progress",
     show_default=True,
     help="A progress bar, or one JSON line per shard on standard output.",
 )
-def materialize_blends(clusters_file: Path, out: Path, root: Path | None, dry_run: bool, **given: Any) -> None:
+def materialize_blends(**given: Any) -> None:
     """Write every blend, δ and both label maps to a store.
 
     Plans all blends from the clusters, prints what they will cost, decodes and checks every source image once, and
     writes the store shard by shard. Interrupted, it goes on where it was when the same command is run again. The same
     seed gives the same bytes whatever the number of workers.
     """
-    from ...manifests.clusters import load_clusters
     from ...manifests.errors import ConfigError
-    from ..clusters import usable_cores
-    from ..plan import check_room, make_plan, size
-    from ..progress import JsonProgress, RichProgress
 
     if given["workers"] and given["scheduler"]:
         raise ConfigError("--workers starts processes here and --scheduler uses a cluster's: give one of them")
-    options = _options(given)
-    clusters = load_clusters(clusters_file)
-    if root is not None:
-        clusters = clusters.model_copy(
-            update={"source": clusters.source.model_copy(update={"root": str(root.absolute())})}
-        )
-    say = click.echo if given["log"] == "progress" else _to_stderr
-    _warn_about_empty(clusters, options)
+    if given["memory_limit"] and given["scheduler"]:
+        raise ConfigError("--memory-limit is for processes on this machine: give it to the cluster's `dask worker`")
+    # Batch systems and containers end a run with SIGTERM: leave as tidily as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if given["virtual"] is not None:
+        _expand(given)
+    elif given["clusters_file"] is not None:
+        _materialize(given)
+    else:
+        raise ConfigError("give the --clusters file of the images to blend, or --from a virtual store")
+
+
+def _materialize(given: dict[str, Any]) -> None:
+    """From a clusters file."""
+    from ...manifests.clusters import load_clusters
+    from ...manifests.storage import open_storage
+    from ..plan import StoreOptions, check_room, make_plan
+
+    clusters = load_clusters(given["clusters_file"])
+    if given["root"] is not None:
+        source = clusters.source.model_copy(update={"root": absolute(given["root"])})
+        clusters = clusters.model_copy(update={"source": source})
+    options = StoreOptions(
+        strategy=strategy_of(given),
+        seed=given["seed"],
+        limit=given["limit"],
+        samples_per_shard=given["samples_per_shard"] or SAMPLES_PER_SHARD,
+        codec=given["codec"] or "lz4",
+        convert=given["on_bad_image"] == "convert",
+        layout=given["layout"],
+        canvas=given["canvas"],
+        max_side=given["max_side"],
+    )
+    if warning := about_empty(clusters, options.strategy):
+        click.secho("warning: ", fg="yellow", err=True, nl=False)
+        _to_stderr(warning)
     plan = make_plan(clusters, options)
-    say(_describe(plan, out))
-    if dry_run:
-        check_room(plan, out, None)
+    _say(given)(describe_plan(plan, given["out"], given["cache_limit"]))
+    if given["dry_run"]:
+        check_room(plan.estimated_bytes, open_storage(given["out"]), 0, None)
         return
 
     # Dask takes most of a second to import, which --help, --dry-run and mistakes should not cost.
-    from ..materialize import Workers, materialize
+    from ..materialize import materialize
 
-    # Batch systems and containers end a run with SIGTERM: leave as tidily as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cache_dir = given["cache_dir"]
-    workers = Workers(
-        given["workers"] or usable_cores(), given["scheduler"], str(cache_dir.absolute()) if cache_dir else None
-    )
-    with JsonProgress() if given["log"] == "json" else RichProgress() as progress:
+    with _progress(given) as progress:
         outcome = materialize(
             clusters,
             options,
-            out,
-            workers,
+            given["out"],
+            _workers(given),
             progress,
+            plan=plan,
             skip=given["on_bad_image"] == "skip",
             overwrite=given["overwrite"],
         )
-    say(
-        f"{out}: {outcome.manifest.samples:,} samples in {outcome.manifest.shards:,} shards, {size(outcome.bytes)}; "
-        f"{outcome.written:,} written in {outcome.seconds:.1f} s ({outcome.written / outcome.seconds:,.0f}/s)\n"
-        f"digest {outcome.manifest.digest}"
-    )
+    _report(outcome, given)
 
 
-def _options(given: dict[str, Any]) -> StoreOptions:
-    from pydantic import ValidationError
-
-    from ...manifests.base import first_problem
+def _expand(given: dict[str, Any]) -> None:
+    """From a virtual store, whose recipes are made already."""
     from ...manifests.errors import ConfigError
-    from ...manifests.store import CategoryStrategy, PlainStrategy
-    from ..plan import StoreOptions
+    from ...manifests.reader import BlendStore
 
-    blending = {name: given[name] for name in ("delta", "align") if given[name] is not None}
-    if given["disjoint"]:
-        blending["disjoint"] = True
-    if given["strategy"] == "none" and blending:
-        named = ", ".join(f"--{name}" for name in blending)
-        raise ConfigError(f"{named} is about blends, and --strategy none makes none: leave it out")
-    try:
-        strategy = PlainStrategy() if given["strategy"] == "none" else CategoryStrategy(**blending)
-    except ValidationError as error:
-        raise ConfigError(first_problem(error)) from None
-    return StoreOptions(
-        strategy=strategy,
-        seed=given["seed"],
-        limit=given["limit"],
-        samples_per_shard=given["samples_per_shard"],
-        codec=given["codec"],
-        convert=given["on_bad_image"] == "convert",
+    context = click.get_current_context()
+    kept = {"virtual", "out", "samples_per_shard", "codec", "workers", "scheduler", "memory_limit", "overwrite",
+            "dry_run", "profile_file", "log"}  # fmt: skip
+    for parameter in context.command.params:
+        chosen = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if chosen and parameter.name not in kept:
+            raise ConfigError(
+                f"{parameter.opts[0]} was decided when the virtual store was made: leave it out with --from"
+            )
+
+    from ..materialize import ExpandOptions, expand, full_manifest
+
+    options = ExpandOptions(given["samples_per_shard"], given["codec"])
+    store = BlendStore.open(given["virtual"])
+    _say(given)(describe_expansion(full_manifest(store, options), store.columns(), store.place, given["out"]))
+    if given["dry_run"]:
+        return
+    with _progress(given) as progress:
+        outcome = expand(store, options, given["out"], _workers(given), progress, overwrite=given["overwrite"])
+    _report(outcome, given)
+
+
+def _workers(given: dict[str, Any]) -> Workers:
+    from ..clusters import usable_cores
+    from ..materialize import Workers
+
+    cache_dir = given["cache_dir"]
+    return Workers(
+        given["workers"] or usable_cores(),
+        given["scheduler"],
+        str(cache_dir.absolute()) if cache_dir else None,
+        given["cache_limit"],
+        given["memory_limit"],
     )
 
 
-def _warn_about_empty(clusters: ClusterManifest, options: StoreOptions) -> None:
-    empty = [name for name, members in clusters.clusters.items() if not members]
-    if empty and options.strategy.name != "none":
-        click.secho("warning: ", fg="yellow", err=True, nl=False)
-        partners = len(clusters.clusters) - len(empty) - 1
-        _to_stderr(
-            f"{len(empty)} of {len(clusters.clusters)} clusters have no images ({', '.join(empty)}): "
-            f"no blend will show them, and every cluster member meets {max(partners, 0)} partners instead of "
-            f"{len(clusters.clusters) - 1}"
-        )
+def _progress(given: dict[str, Any]) -> RichProgress | JsonProgress:
+    from ..progress import JsonProgress, RichProgress
+
+    return JsonProgress() if given["log"] == "json" else RichProgress()
 
 
-def _describe(plan: Plan, out: Path) -> str:
-    from ..plan import free_bytes, size
+def _report(outcome: Outcome, given: dict[str, Any]) -> None:
+    import json
 
-    manifest = plan.manifest
-    used = len(plan.recipes.images())
-    kind = "blends" if manifest.blended else "plain images"
-    lines = [
-        f"plan      {manifest.samples:,} {kind} of {used:,} images of {manifest.source.root} ({manifest.source.split})",
-        f"shards    {manifest.shards:,} of {manifest.samples_per_shard} samples, canvas "
-        f"{manifest.canvas[1]}x{manifest.canvas[0]} (width x height), codec {manifest.codec}",
-        f"size      {size(plan.raw_bytes)} raw, about {size(plan.estimated_bytes)} stored, "
-        f"{size(plan.cache_bytes)} of decoded sources meanwhile",
-        f"disk      {size(free_bytes(out))} free at {out}",
-    ]
-    if plan.recipes.unmatched:
-        lines.append(f"note      {plan.recipes.unmatched:,} pairings have no possible partner and are left out")
-    return "\n".join(lines)
+    from ...manifests.base import write_atomically
+    from ..plan import size
+
+    manifest = outcome.manifest
+    if given["profile_file"] is not None:
+        content = json.dumps(outcome.profile.summary(outcome.seconds, outcome.written), indent=2) + "\n"
+        write_atomically(given["profile_file"], content.encode())
+    noun = "samples" if manifest.layout == "full" else "source images"
+    _say(given)(
+        f"{given['out']}: {manifest.rows:,} {noun} in {manifest.shards:,} shards, {size(outcome.bytes)}; "
+        f"{outcome.written:,} written in {outcome.seconds:.1f} s ({outcome.written / outcome.seconds:,.0f}/s)\n"
+        f"digest {manifest.digest}"
+    )
+
+
+def _say(given: dict[str, Any]) -> Callable[[str], object]:
+    return click.echo if given["log"] == "progress" else _to_stderr
 
 
 def _to_stderr(text: str) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
+from .places import PlaceType
+
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=PlaceType())
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The sheet to draw (.png or .jpg).")
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="How many samples.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws which samples.")
-@click.option("--root", type=click.Path(path_type=Path), help="Where the dataset lies now, if it has been moved.")
-def preview(store: Path, out: Path, samples: int, seed: int, root: Path | None) -> None:
+@click.option("--root", type=PlaceType(), help="Where the dataset lies now, if it has been moved.")
+def preview(store: str | Path, out: Path, samples: int, seed: int, root: str | Path | None) -> None:
     """Draw samples of STORE as a contact sheet.
 
     Shows the blended images too, as long as their dataset is there.

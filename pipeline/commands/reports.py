@@ -12,7 +12,8 @@ from rich.text import Text
 
 from ..inspection import Inspection, Range
 from ..plan import size
-from ..verification import Finding, Verification
+from ..shardcheck import Finding
+from ..verification import Verification
 
 
 def print_inspection(found: Inspection) -> None:
@@ -58,8 +59,8 @@ def remedy(result: Verification) -> str:
         )
     extent = f"{bad} of {result.shards} shards are bad" if bad else "it can't be trusted"
     return (
-        f"{result.path} does not verify ({extent}): restore it from a copy, or write it again with "
-        "`fbind materialize-blends --overwrite` and the same options; the same bytes result"
+        f"{result.path} does not verify ({extent}): `fbind repair {result.path}` makes what is broken again from the "
+        "source images"
     )
 
 
@@ -70,18 +71,28 @@ def _line(problem: Finding) -> str:
 
 def _what(found: Inspection) -> list[tuple[str, str]]:
     manifest = found.manifest
-    kind = "blends" if found.categories else "plain images"
+    kind = "plain images" if manifest["strategy"]["name"] == "none" else "blends"
+    rows = "images" if manifest["layout"] == "virtual" else "samples"
     height, width = manifest["canvas"]
+    scaled = f"; none longer than {manifest['max_side']}" if manifest["max_side"] else ""
     return [
         ("format", f"{manifest['format']} version {manifest['version']}, Zarr v3"),
         ("holds", f"{manifest['samples']:,} {kind} of {found.images:,} images, {len(manifest['labels']['names'])} "
                   "classes"),
-        ("shards", f"{found.shards:,} of {manifest['samples_per_shard']:,} samples"),
-        ("canvas", f"{height} x {width}; images {_sides(found.height)} high, {_sides(found.width)} wide"),
+        ("layout", _layout(found)),
+        ("shards", f"{found.shards:,} of {manifest['samples_per_shard']:,} {rows}"),
+        ("canvas", f"{height} x {width}; images {_sides(found.height)} high, {_sides(found.width)} wide{scaled}"),
         ("codec", manifest["codec"]),
         ("state", _state(found)),
         ("digest", manifest["digest"] or "none before it is complete"),
     ]  # fmt: skip
+
+
+def _layout(found: Inspection) -> str:
+    here, there = size(found.stored_bytes), size(found.other_layout_bytes)
+    if found.manifest["layout"] == "full":
+        return f"full, every sample is stored: {here}; virtual would take {there}"
+    return f"virtual, samples are blended when they are read: {here}; full would take {there}"
 
 
 def _state(found: Inspection) -> str:
@@ -95,7 +106,8 @@ def _state(found: Inspection) -> str:
 
 def _how(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     strategy = manifest["strategy"]
-    parameters = ", ".join(f"{name} {_plain(value)}" for name, value in strategy.items() if name != "name")
+    given = {name: value for name, value in strategy.items() if name != "name" and value is not None}
+    parameters = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in given.items())
     source, rule = manifest["source"], manifest["rule"]
     labels_dir = f", labels from {source['labels_dir']}" if source["labels_dir"] else ""
     limited = f", the first {manifest['limit']:,} recipes" if manifest["limit"] else ""
@@ -138,15 +150,17 @@ def _deltas(found: Inspection) -> Table:
 
 
 def _bytes(found: Inspection) -> Table:
-    samples = max(found.written_samples, 1)
+    virtual = found.manifest["layout"] == "virtual"
+    rows = max(found.written_images if virtual else found.written_samples, 1)
+    stored = sum(array.stored for array in found.bytes)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_footer=True)
     table.add_column("array", "all files")
     table.add_column("on disk", size(found.stored_bytes), justify="right")
-    table.add_column("per sample", size(found.bytes_per_sample), justify="right")
+    table.add_column("per image" if virtual else "per sample", size(stored / rows), justify="right")
     table.add_column("of raw", f"{found.stored_per_raw:.1%}", justify="right")
     for array in found.bytes:
         ratio = array.stored / array.raw if array.raw else 0.0
-        table.add_row(array.array, size(array.stored), size(array.stored / samples), f"{ratio:.1%}")
+        table.add_row(array.array, size(array.stored), size(array.stored / rows), f"{ratio:.1%}")
     return table
 
 

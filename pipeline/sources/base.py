@@ -51,6 +51,13 @@ class Source(Protocol):
         """
         ...
 
+    def stamp(self, image_id: str) -> str:
+        """A mark that changes when the file of the image or of its label map does; cheap, as it reads neither.
+
+        Raises :class:`~fbind.manifests.errors.MissingFileError` when one of them is missing.
+        """
+        ...
+
     def objects(self, image_id: str) -> tuple[ObjectRecord, ...] | None:
         """The annotated objects, or ``None`` where the dataset has no object annotations."""
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from ...manifests.base import Frozen, first_problem
 from ...manifests.errors import MissingFileError, SourceError
 from ...manifests.labels import LabelSet, voc_palette
+from ...manifests.storage import Storage
 
 CLASSES_FILE = "classes.json"
 
@@ -52,14 +52,15 @@ class ClassesFile(Frozen):
         )
 
 
-def read_classes(path: Path) -> LabelSet:
-    """Read and check a ``classes.json``.
+def read_classes(storage: Storage) -> LabelSet:
+    """Read and check the ``classes.json`` of a dataset.
 
     Raises :class:`MissingFileError` when it is not there, :class:`SourceError` when it is not valid.
     """
     remedy = 'expected e.g. {"names": ["background", "cat", "dog"], "background": "background"}'
+    path = storage.where(CLASSES_FILE)
     try:
-        return ClassesFile.model_validate_json(path.read_bytes()).label_set()
+        return ClassesFile.model_validate_json(storage.read(CLASSES_FILE)).label_set()
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(f"no class list at {path}: {remedy}") from None
     except OSError as error:

@@ -56,7 +56,7 @@ def fetch_voc(out: Path) -> bool:
         VOCSegmentation(downloads, year="2012", image_set="train", download=True)
     try:
         # The lists last: a root without them is not taken for one.
-        for path in sorted(unpacked.iterdir(), key=lambda path: path.name == SPLITS_DIR.parts[0]):
+        for path in sorted(unpacked.iterdir(), key=lambda path: path.name == SPLITS_DIR.partition("/")[0]):
             target = out / path.name
             if target.exists():  # moved by a run that was interrupted between two of these
                 shutil.rmtree(path)

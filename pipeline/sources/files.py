@@ -13,13 +13,14 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from ...manifests.errors import BadImageError, BadLabelError, MissingFileError, SourceError
 from ...manifests.labels import LabelSet
+from ...manifests.storage import Storage
 from .png import decode_plain_indices
 
 # Pillow's default, but other libraries switch it on, and then half an image is filled with grey.
@@ -32,7 +33,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, stru
 """What Pillow raises for damaged files; warnings too, for those who turn them into errors."""
 
 
-def read_image(path: Path, *, convert: bool = False) -> np.ndarray:
+def read_image(storage: Storage, key: str, *, convert: bool = False) -> np.ndarray:
     """Decode an image to (h, w, 3) uint8 RGB, as stored (EXIF rotation is not applied).
 
     ``convert`` accepts every other mode: grey becomes three equal channels, 16 bits lose their low byte, CMYK is
@@ -41,7 +42,8 @@ def read_image(path: Path, *, convert: bool = False) -> np.ndarray:
     Raises :class:`MissingFileError`, :class:`BadImageError` (not a JPEG or PNG, truncated, damaged, too large, or
     another mode than 8-bit RGB without ``convert``), or :class:`SourceError` when the file can't be read at all.
     """
-    with _opened(path, IMAGE_FORMATS, BadImageError, "image") as image:
+    path = storage.where(key)
+    with _opened(_read(storage, key, "image"), path, IMAGE_FORMATS, BadImageError, "image") as image:
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         mode = _stored_mode(image)
@@ -55,17 +57,18 @@ def read_image(path: Path, *, convert: bool = False) -> np.ndarray:
     )
 
 
-def read_labels(path: Path) -> np.ndarray:
+def read_labels(storage: Storage, key: str) -> np.ndarray:
     """Decode a label map to (h, w) uint8: the indices of a palette PNG, or the grey levels of an 8-bit PNG.
 
     Raises :class:`MissingFileError`, :class:`BadLabelError` (not a PNG, truncated, damaged, or another mode), or
     :class:`SourceError` when the file can't be read at all.
     """
-    with contextlib.suppress(OSError):  # what can't be read here is reported below
-        indices = decode_plain_indices(path.read_bytes())
-        if indices is not None:
-            return indices
-    with _opened(path, ("PNG",), BadLabelError, "label map") as image:
+    data = _read(storage, key, "label map")
+    indices = decode_plain_indices(data)
+    if indices is not None:
+        return indices
+    path = storage.where(key)
+    with _opened(data, path, ("PNG",), BadLabelError, "label map") as image:
         mode = _stored_mode(image)
         if mode in ("P", "L"):
             return np.asarray(image)
@@ -73,6 +76,14 @@ def read_labels(path: Path) -> np.ndarray:
         f"label map {path} has mode {mode}, expected class indices in a palette (P) or 8-bit grey (L) PNG: "
         "convert its colours or levels to class indices and save it as such"
     )
+
+
+def read_stamp(storage: Storage, image: str, labels: str) -> str:
+    """A mark of an image's two files that changes when one of them is written anew; reads neither.
+
+    Raises :class:`MissingFileError`, or :class:`SourceError` when a file can't be asked for.
+    """
+    return f"{_stamp(storage, image, 'image')} {_stamp(storage, labels, 'label map')}"
 
 
 def encode_labels(labels: np.ndarray, label_set: LabelSet) -> bytes:
@@ -93,31 +104,50 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
 
 def mend_missing(image_id: str) -> str:
     """What to do about an id of a split's list that has no file."""
-    name = Path(image_id)
+    name = PurePosixPath(image_id)
     if name.suffix.lower() in (".jpg", ".jpeg", ".png"):
         return f"ids have no extension, so write {name.stem!r} instead of {image_id!r} on the split's list"
     return "add the file, or take its id off the split's list"
 
 
+def _read(storage: Storage, key: str, noun: str) -> bytes:
+    """A file, undecoded."""
+    try:
+        return storage.read(key)
+    except OSError as error:
+        raise _unreadable(storage, key, noun, error) from error
+
+
+def _stamp(storage: Storage, key: str, noun: str) -> str:
+    """A file's mark."""
+    try:
+        return storage.stamp(key)
+    except OSError as error:
+        raise _unreadable(storage, key, noun, error) from error
+
+
+def _unreadable(storage: Storage, key: str, noun: str, error: OSError) -> SourceError:
+    where = storage.where(key)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return MissingFileError(f"no {noun} at {where}: {mend_missing(PurePosixPath(key).stem)}")
+    return SourceError(f"can't read {noun} {where}: {error.strerror}")
+
+
 @contextlib.contextmanager
 def _opened(
-    path: Path, formats: tuple[str, ...], bad: type[BadImageError | BadLabelError], noun: str
+    data: bytes, path: str, formats: tuple[str, ...], bad: type[BadImageError | BadLabelError], noun: str
 ) -> Iterator[ImageFile.ImageFile]:
-    """Open a file and translate whatever goes wrong until it is decoded."""
+    """Open a file's content and translate whatever goes wrong until it is decoded."""
     expected = " or ".join(formats)
     try:
-        with Image.open(path, formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             yield image
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(f"no {noun} at {path}: {mend_missing(path.stem)}") from None
     except Image.UnidentifiedImageError:
         raise bad(f"{noun} {path} is not a {expected} file: replace it, or take its id off the split's list") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels are expected"
         raise bad(f"{noun} {path} is too large ({_line(error)}), {limit}: scale it down, or leave it out") from None
     except BROKEN as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise SourceError(f"can't read {noun} {path}: {error.strerror}") from error
         raise bad(
             f"{noun} {path} is truncated or damaged ({_line(error)}): "
             "fetch it again, or take its id off the split's list"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from ...manifests.clusters import ObjectRecord, SourceSpec
 from ...manifests.errors import MissingFileError, SourceError
 from ...manifests.labels import LabelSet
+from ...manifests.storage import open_storage
 from .classes import CLASSES_FILE, read_classes
-from .files import mend_missing, read_image, read_labels
+from .files import mend_missing, read_image, read_labels, read_stamp
 from .splits import available_splits, check_name, read_split
 
 IMAGES_DIR = "images"
@@ -35,18 +36,18 @@ class FolderSource:
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-        self._root = Path(spec.root)
-        self._labels_dir = self._root / (spec.labels_dir or LABELS_DIR)
-        if not self._root.is_dir():
-            raise MissingFileError(f"no dataset at {self._root}: the folder is not there; check --root")
-        for folder in (self._root / IMAGES_DIR, self._labels_dir):
-            if not folder.is_dir():
+        self._root = open_storage(spec.root)
+        self._labels_dir = spec.labels_dir or LABELS_DIR
+        if not self._root.has_folder():
+            raise MissingFileError(f"no dataset at {self._root.root}: the folder is not there; check --root")
+        for folder in (IMAGES_DIR, self._labels_dir):
+            if not self._root.has_folder(folder):
                 raise MissingFileError(
-                    f"{self._root} is not a folder dataset ({folder.name}/ is not there; a root holds {IMAGES_DIR}/, "
-                    f"{LABELS_DIR}/ and {CLASSES_FILE}): check --root and --labels-dir, or give --source voc for VOC's "
-                    "layout"
+                    f"{self._root.root} is not a folder dataset ({PurePosixPath(folder).name}/ is not there; a root "
+                    f"holds {IMAGES_DIR}/, {LABELS_DIR}/ and {CLASSES_FILE}): check --root and --labels-dir, or give "
+                    "--source voc for VOC's layout"
                 )
-        self._labels = read_classes(self._root / CLASSES_FILE)
+        self._labels = read_classes(self._root)
 
     def __reduce__(self) -> tuple[type[FolderSource], tuple[SourceSpec]]:
         # Leave the listing of a large folder behind: whoever unpickles this makes its own when it needs one.
@@ -68,53 +69,65 @@ class FolderSource:
         Raises :class:`SourceError` also when two images share their name up to the extension.
         """
         images = self._images
-        lists = self._root / SPLITS_DIR
-        names = available_splits(lists)
+        names = available_splits(self._root, SPLITS_DIR)
         if self._spec.split in names:
-            return read_split(lists, self._spec.split)
+            return read_split(self._root, SPLITS_DIR, self._spec.split)
         if self._spec.split != EVERYTHING:
             choices = f"choose one of: {', '.join([*names, EVERYTHING])}"
             check_name(self._spec.split, choices)
-            raise MissingFileError(
-                f"no split {self._spec.split!r}: {lists / self._spec.split}.txt is not there; {choices}"
-            )
+            missing = self._root.where(f"{SPLITS_DIR}/{self._spec.split}.txt")
+            raise MissingFileError(f"no split {self._spec.split!r}: {missing} is not there; {choices}")
         if not images:
-            raise SourceError(f"no images in {self._root / IMAGES_DIR}: expected files that end in {_suffixes()}")
+            folder = self._root.where(IMAGES_DIR)
+            raise SourceError(f"no images in {folder}: expected files that end in {_suffixes()}")
         return tuple(sorted(images))
 
     def image(self, image_id: str, *, convert: bool = False) -> np.ndarray:
         """(h, w, 3) uint8 RGB pixels; see :func:`~.files.read_image` for the errors."""
-        folder = self._root / IMAGES_DIR
-        if image_id not in self._images:
-            raise MissingFileError(f"no image {image_id!r} in {folder} (tried {_suffixes()}): {mend_missing(image_id)}")
-        return read_image(folder / self._images[image_id], convert=convert)
+        return read_image(self._root, self._image_key(image_id), convert=convert)
 
     def label_map(self, image_id: str) -> np.ndarray:
         """(h, w) uint8 class indices, 255 is void; see :func:`~.files.read_labels` for the errors."""
-        return read_labels(self._labels_dir / f"{image_id}.png")
+        return read_labels(self._root, self._label_key(image_id))
+
+    def stamp(self, image_id: str) -> str:
+        """A mark of both files of an image; see :func:`~.files.read_stamp`."""
+        return read_stamp(self._root, self._image_key(image_id), self._label_key(image_id))
 
     def objects(self, image_id: str) -> tuple[ObjectRecord, ...] | None:  # noqa: ARG002 - the protocol's signature
         """``None``: this layout has no object annotations."""
         return None
 
+    def _image_key(self, image_id: str) -> str:
+        if image_id not in self._images:
+            raise MissingFileError(
+                f"no image {image_id!r} in {self._root.where(IMAGES_DIR)} (tried {_suffixes()}): "
+                f"{mend_missing(image_id)}"
+            )
+        return f"{IMAGES_DIR}/{self._images[image_id]}"
+
+    def _label_key(self, image_id: str) -> str:
+        return f"{self._labels_dir}/{image_id}.png"
+
     @cached_property
     def _images(self) -> dict[str, str]:
         """Image id: file name."""
         files: dict[str, str] = {}
-        folder = self._root / IMAGES_DIR
+        folder = self._root.where(IMAGES_DIR)
         try:
-            paths = sorted(folder.iterdir())
+            names = sorted(name for name, _ in self._root.entries(IMAGES_DIR))
         except OSError as error:
             raise SourceError(f"can't list the images in {folder}: {error.strerror}") from error
-        for path in paths:
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        for name in names:
+            path = PurePosixPath(name)
+            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
                 continue
             if path.stem in files:
                 raise SourceError(
-                    f"{path.parent} holds both {files[path.stem]} and {path.name}, two images for the id "
-                    f"{path.stem!r}: rename or remove one"
+                    f"{folder} holds both {files[path.stem]} and {name}, two images for the id {path.stem!r}: "
+                    "rename or remove one"
                 )
-            files[path.stem] = path.name
+            files[path.stem] = name
         return files
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ...manifests.base import unwritable, write_atomically
 from ...manifests.errors import BadLabelError, MissingFileError
 from ...manifests.labels import VOC_LABELS
+from ...manifests.storage import LocalStorage
 from .files import encode_labels
 from .splits import read_split
 from .voc import LABELS_DIR, SPLITS_DIR
@@ -63,8 +64,9 @@ def convert_sbd(sbd: Path, voc: Path, progress: Callable[[int, int], object] | N
     Raises :class:`MissingFileError`, :class:`BadLabelError`, :class:`~fbind.manifests.errors.SourceError` for the
     lists, or :class:`~fbind.manifests.errors.ResourceError` when the root can't be written.
     """
-    voc_train, voc_val = (read_split(voc / SPLITS_DIR, split) for split in ("train", "val"))
-    augmented = augmented_ids(read_split(sbd, "train"), read_split(sbd, "val"), voc_train, voc_val)
+    voc_train, voc_val = (read_split(LocalStorage(voc), SPLITS_DIR, split) for split in ("train", "val"))
+    sbd_train, sbd_val = (read_split(LocalStorage(sbd), "", split) for split in ("train", "val"))
+    augmented = augmented_ids(sbd_train, sbd_val, voc_train, voc_val)
     with_void = {*voc_train, *voc_val}
     everything = sorted(with_void.union(augmented))
     out = voc / AUGMENTED_DIR

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from ...manifests.errors import ConfigError, MissingFileError, SourceError
+from ...manifests.storage import Storage
+
+SUFFIX = ".txt"
 
 
-def read_split(folder: Path, split: str) -> tuple[str, ...]:
+def read_split(storage: Storage, folder: str, split: str) -> tuple[str, ...]:
     """The ids in ``folder/split.txt``, in their order; blank lines, line ends and a byte order mark do not matter.
 
     Raises :class:`MissingFileError` when there is no such list (naming those there are), :class:`ConfigError` when
     ``split`` is a path, and :class:`SourceError` when the list is empty, not text, names an id twice, or holds
     something else than one id per line.
     """
-    check_name(split, _choices(folder))
-    path = folder / f"{split}.txt"
+    check_name(split, _choices(storage, folder))
+    key = f"{folder}/{split}{SUFFIX}" if folder else f"{split}{SUFFIX}"
+    path = storage.where(key)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = storage.read(key).decode("utf-8-sig").splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(f"no split {split!r}: {path} is not there; {_choices(folder)}") from None
+        raise MissingFileError(f"no split {split!r}: {path} is not there; {_choices(storage, folder)}") from None
     except UnicodeDecodeError:
         raise SourceError(f"the split list {path} is not UTF-8 text: write one image id per line") from None
     except OSError as error:
@@ -43,14 +46,22 @@ def check_name(split: str, choices: str) -> None:
         raise ConfigError(f"--split {split!r} is a path, expected the name of a list without folder: {choices}")
 
 
-def available_splits(folder: Path) -> list[str]:
-    """The names of the lists in a folder, sorted; empty when there is no such folder."""
-    return sorted(path.stem for path in folder.glob("*.txt"))
+def available_splits(storage: Storage, folder: str) -> list[str]:
+    """The names of the lists in a folder, sorted; empty when there is no such folder.
+
+    Raises :class:`SourceError` when it can't be listed.
+    """
+    try:
+        names = [name for name, _ in storage.entries(folder)]
+    except OSError as error:
+        raise SourceError(f"can't list the splits in {storage.where(folder)}: {error.strerror}") from error
+    return sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
 
 
-def _choices(folder: Path) -> str:
-    names = available_splits(folder)
-    return f"choose one of: {', '.join(names)}" if names else f"{folder} holds no lists (NAME.txt, one id per line)"
+def _choices(storage: Storage, folder: str) -> str:
+    names = available_splits(storage, folder)
+    where = storage.where(folder)
+    return f"choose one of: {', '.join(names)}" if names else f"{where} holds no lists (NAME.txt, one id per line)"
 
 
 def _check_id(row: str, where: str) -> None:

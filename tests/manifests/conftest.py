@@ -10,7 +10,9 @@ import pytest
 
 from fbind.manifests.clusters import MembershipRule, SourceSpec
 from fbind.manifests.labels import VOC_LABELS
-from fbind.manifests.store import CategoryStrategy, ShardManifest
+from fbind.manifests.storage import LocalStorage
+from fbind.manifests.store import ShardManifest
+from fbind.manifests.strategies import CategoryStrategy
 from fbind.manifests.writer import PixelSample, create_store, seal, write_shard
 
 SAMPLES, PER_SHARD, CANVAS = 7, 3, (20, 24)
@@ -24,10 +26,12 @@ class Written(NamedTuple):
 
     def write(self, *shards: int) -> None:
         for shard in shards:
-            write_shard(self.path, self.manifest, shard, [self.pixels[i] for i in self.manifest.rows_of(shard)])
+            write_shard(
+                LocalStorage(self.path), self.manifest, shard, [self.pixels[i] for i in self.manifest.rows_of(shard)]
+            )
 
     def seal(self) -> ShardManifest:
-        return seal(self.path, self.manifest, self.columns)
+        return seal(LocalStorage(self.path), self.manifest)
 
 
 @pytest.fixture(params=["lz4", "zstd", "none"])
@@ -56,6 +60,8 @@ def unwritten(tmp_path: Path, request: pytest.FixtureRequest) -> Written:
         "recipe/phantom_image": rng.integers(0, 3, SAMPLES),
         "recipe/dominant_class": rng.integers(1, 21, SAMPLES),
         "recipe/phantom_class": rng.integers(1, 21, SAMPLES),
+        "source/size": np.array([(20, 24)] * 3),
+        "source/digest": rng.integers(0, 256, (3, 32)),
     }
     pixels = [
         PixelSample(
@@ -66,7 +72,7 @@ def unwritten(tmp_path: Path, request: pytest.FixtureRequest) -> Written:
         for h, w in sizes
     ]
     path = tmp_path / "store.zarr"
-    create_store(path, manifest, columns)
+    manifest = create_store(LocalStorage(path), manifest, columns)
     return Written(path, manifest, columns, pixels)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fbind.manifests.blending import Align, align, blend
+from fbind.manifests.blending import Align, align_image, align_labels, blend
 
 
 def pair(height: int, width: int, value: int, label: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,19 +47,19 @@ def test_resize_keeps_image_and_labels_on_top_of_each_other() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[:, :2] = 255
     labels = np.where(image[..., 0] > 127, 1, 0).astype(np.uint8)
-    large, large_labels = align(image, labels, (12, 12), "resize")
+    large, large_labels = align_image(image, (12, 12), "resize"), align_labels(labels, (12, 12), "resize")
     assert np.array_equal(large_labels == 1, large[..., 0] > 127)
 
 
 def test_resize_invents_no_label() -> None:
     labels = np.array([[0, 255], [7, 20]], np.uint8)
-    _, resized = align(np.zeros((2, 2, 3), np.uint8), labels, (5, 9), "resize")
+    resized = align_labels(labels, (5, 9), "resize")
     assert set(np.unique(resized)) == {0, 7, 20, 255}
 
 
 def test_pad_cuts_and_pads_at_the_bottom_and_right() -> None:
     image, labels = pair(3, 5, 9, 4)
-    padded, padded_labels = align(image, labels, (4, 2), "pad")
+    padded, padded_labels = align_image(image, (4, 2), "pad"), align_labels(labels, (4, 2), "pad")
     assert padded.shape == (4, 2, 3)
     assert np.all(padded[:3] == 9)
     assert np.all(padded[3] == 0)
@@ -70,9 +70,8 @@ def test_pad_cuts_and_pads_at_the_bottom_and_right() -> None:
 @pytest.mark.parametrize("how", ["resize", "pad"])
 def test_align_of_the_same_size_changes_nothing(how: Align) -> None:
     image, labels = pair(3, 5, 9, 4)
-    same, same_labels = align(image, labels, (3, 5), how)
-    assert same is image
-    assert same_labels is labels
+    assert align_image(image, (3, 5), how) is image
+    assert align_labels(labels, (3, 5), how) is labels
 
 
 def test_bytes_of_a_blend_are_pinned() -> None:

@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 from fbind.manifests.clusters import ImageRecord, MembershipRule, SourceSpec, build_manifest, save_clusters
 from fbind.manifests.labels import VOC_LABELS
 from fbind.manifests.schemas import FOLDER, MODELS, schema_text
-from fbind.manifests.store import CategoryStrategy, ShardManifest
+from fbind.manifests.store import ShardManifest
+from fbind.manifests.strategies import CategoryStrategy
 
 
 def validator(name: str) -> Draft202012Validator:

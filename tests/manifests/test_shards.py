@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from fbind.manifests.codecs import ChunkCodec, CodecName
 from fbind.manifests.errors import CorruptStoreError
-from fbind.manifests.shards import ABSENT, ShardBuilder, digest, index_bytes, read_index
+from fbind.manifests.shards import ABSENT, ShardIndex, digest, index_bytes, read_index
+from fbind.manifests.storage import LocalStorage
 
 CODECS: list[CodecName] = ["lz4", "zstd", "none"]
 
@@ -52,19 +53,27 @@ def test_encoding_is_the_same_in_many_threads() -> None:
         assert len(set(threads.map(lambda _: coder.encode(image), range(24)))) == 1
 
 
-def build(path: Path, chunks: list[bytes], samples_per_shard: int) -> bytes:
-    builder = ShardBuilder(samples_per_shard)
+def build(path: Path, chunks: list[bytes | None], rows_per_shard: int) -> bytes:
+    index = ShardIndex(rows_per_shard)
     for chunk in chunks:
-        builder.append(chunk[:-4], chunk[-4:])
-    return builder.write(path)
+        if chunk is None:
+            index.skip()
+        else:
+            index.append(chunk[:-4], chunk[-4:])
+    stored, found = index.finish()
+    path.write_bytes(b"".join(chunk for chunk in chunks if chunk is not None) + stored)
+    return found
+
+
+def index_at(path: Path, rows_per_shard: int) -> np.ndarray:
+    return read_index(LocalStorage(path.parent), path.name, rows_per_shard)
 
 
 def test_index_of_a_part_filled_shard(tmp_path: Path) -> None:
-    build(tmp_path / "a" / "0", [b"x" * 5, b"y" * 9], 4)
-    index = read_index(tmp_path / "a" / "0", 4)
-    assert index.tolist() == [[0, 5], [5, 9], [int(ABSENT)] * 2, [int(ABSENT)] * 2]
-    assert (tmp_path / "a" / "0").stat().st_size == 14 + index_bytes(4)
-    assert [file.name for file in (tmp_path / "a").iterdir()] == ["0"]
+    build(tmp_path / "0", [b"x" * 5, None, b"y" * 9], 4)
+    index = index_at(tmp_path / "0", 4)
+    assert index.tolist() == [[0, 5], [int(ABSENT)] * 2, [5, 9], [int(ABSENT)] * 2]
+    assert (tmp_path / "0").stat().st_size == 14 + index_bytes(4)
 
 
 def test_digest_depends_on_every_chunk_and_their_order() -> None:
@@ -76,21 +85,21 @@ def test_digest_depends_on_every_chunk_and_their_order() -> None:
 def test_missing_truncated_and_damaged_index(tmp_path: Path) -> None:
     shard = tmp_path / "0"
     with pytest.raises(CorruptStoreError, match="missing"):
-        read_index(shard, 2)
+        index_at(shard, 2)
     build(shard, [b"abcd1234", b"efgh5678"], 2)
     whole = shard.read_bytes()
     shard.write_bytes(whole[:10])
     with pytest.raises(CorruptStoreError, match="truncated"):
-        read_index(shard, 2)
+        index_at(shard, 2)
     shard.write_bytes(whole[:-1])
     with pytest.raises(CorruptStoreError, match="checksum"):
-        read_index(shard, 2)
+        index_at(shard, 2)
     for place in range(len(whole) - index_bytes(2), len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 0x10
         shard.write_bytes(damaged)
         with pytest.raises(CorruptStoreError, match="checksum"):
-            read_index(shard, 2)
+            index_at(shard, 2)
 
 
 def test_index_that_points_outside_is_refused_though_its_checksum_is_right(tmp_path: Path) -> None:
@@ -98,4 +107,4 @@ def test_index_that_points_outside_is_refused_though_its_checksum_is_right(tmp_p
     build(shard, [b"abcd1234"], 1)
     shard.write_bytes(shard.read_bytes()[8:])  # the chunk is gone, the index is whole
     with pytest.raises(CorruptStoreError, match="outside"):
-        read_index(shard, 1)
+        index_at(shard, 1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,13 @@ from fbind.manifests.errors import (
     IncompleteStoreError,
     ManifestError,
     MissingFileError,
+    ResourceError,
     StoreError,
     UnknownVersionError,
 )
 from fbind.manifests.layout import metadata_files
 from fbind.manifests.reader import BlendStore
-from fbind.manifests.shards import shard_file
+from fbind.manifests.storage import LocalStorage
 
 from .conftest import PER_SHARD, SAMPLES, Written
 
@@ -103,7 +105,7 @@ def test_bytes_do_not_depend_on_the_order_of_writing(unwritten: Written, tmp_pat
     from fbind.manifests.writer import create_store
 
     other = unwritten._replace(path=tmp_path / "other.zarr")
-    create_store(other.path, other.manifest, other.columns)
+    create_store(LocalStorage(other.path), other.manifest, other.columns)
     unwritten.write(0, 1, 2)
     other.write(2, 1, 0, 0)
     assert unwritten.seal() == other.seal()
@@ -120,7 +122,8 @@ def test_digest_depends_on_pixels_and_recipes_but_not_on_where_the_sources_lay(
 
     def sealed(name: str, **changes: object) -> str:
         other = written._replace(path=tmp_path / name, **changes)
-        create_store(other.path, other.manifest, other.columns)
+        manifest = create_store(LocalStorage(other.path), other.manifest, other.columns)
+        other = other._replace(manifest=manifest)
         other.write(0, 1, 2)
         return other.seal().digest
 
@@ -153,7 +156,7 @@ def rewrite(path: Path, change: dict[str, object]) -> None:
 
 def test_unknown_version_is_refused_by_name(written: Written) -> None:
     rewrite(written.path, {"version": 9})
-    with pytest.raises(UnknownVersionError, match="version 9 of the store format, this fbind reads 1"):
+    with pytest.raises(UnknownVersionError, match="version 9 of the store format, this fbind reads 2"):
         BlendStore.open(written.path)
 
 
@@ -196,7 +199,7 @@ def test_what_is_not_a_store(tmp_path: Path) -> None:
 
 
 def test_corrupt_sample_is_named(written: Written) -> None:
-    shard = shard_file(written.path / "phantom", 1, 3)
+    shard = written.path / "phantom/c/1/0/0"
     data = bytearray(shard.read_bytes())
     data[0] ^= 1
     shard.write_bytes(data)
@@ -204,7 +207,7 @@ def test_corrupt_sample_is_named(written: Written) -> None:
     with pytest.raises(CorruptStoreError, match=r"sample 3 in shard .*phantom/c/1/0/0 is corrupt: checksum"):
         store.read(3)
     store.read(2)
-    shard_file(written.path / "image", 2, 4).unlink()
+    (written.path / "image/c/2/0/0/0").unlink()
     with pytest.raises(CorruptStoreError, match="missing"):
         store.read(6)
     with pytest.raises(IndexError):
@@ -225,13 +228,54 @@ def test_nothing_is_left_behind_when_a_store_cannot_be_created(unwritten: Writte
 
     wrong = unwritten.columns | {"delta": np.ones(3, np.float32)}
     with pytest.raises(ValueError, match="column delta has shape"):
-        create_store(tmp_path / "new.zarr", unwritten.manifest, wrong)
+        create_store(LocalStorage(tmp_path / "new.zarr"), unwritten.manifest, wrong)
     assert [path.name for path in tmp_path.iterdir()] == ["store.zarr"]
 
 
 def test_wrong_number_of_samples_leaves_no_record(unwritten: Written) -> None:
     from fbind.manifests.writer import recorded, write_shard
 
-    with pytest.raises(ValueError, match="shard 0 takes 3 samples, got 2"):
-        write_shard(unwritten.path, unwritten.manifest, 0, unwritten.pixels[:2])
-    assert recorded(unwritten.path, unwritten.manifest) == set()
+    storage = LocalStorage(unwritten.path)
+    before = sorted(storage.sizes())
+    with pytest.raises(ValueError, match="shard 0 takes 3 rows, got 2"):
+        write_shard(storage, unwritten.manifest, 0, unwritten.pixels[:2])
+    assert recorded(storage, unwritten.manifest) == set()
+    assert sorted(storage.sizes()) == before
+
+
+def test_a_shard_of_a_store_that_was_replaced_is_not_written(unwritten: Written) -> None:
+    from fbind.manifests.writer import create_store, recorded
+
+    storage = LocalStorage(unwritten.path)
+    other = unwritten.manifest.model_copy(update={"seed": 4, "plan": ""})
+    replaced = create_store(storage, other, unwritten.columns)
+    with pytest.raises(StoreError, match="was removed or replaced while it was being written"):
+        unwritten.write(1)
+    assert recorded(storage, replaced) == set()
+    assert not (unwritten.path / "image/c/1/0/0/0").exists()
+
+
+def test_a_record_of_another_plan_counts_as_none(unwritten: Written) -> None:
+    from fbind.manifests.writer import create_store, recorded
+
+    unwritten.write(0, 1)
+    storage = LocalStorage(unwritten.path)
+    assert recorded(storage, unwritten.manifest) == {0, 1}
+    columns = unwritten.columns | {"delta": unwritten.columns["delta"] * 0.5}
+    assert recorded(storage, create_store(storage, unwritten.manifest, columns)) == set()
+
+
+def test_a_store_that_was_removed_does_not_come_back(unwritten: Written) -> None:
+    shutil.rmtree(unwritten.path)
+    with pytest.raises(ResourceError, match="the folder is not there"):
+        unwritten.write(0)
+    assert not unwritten.path.exists()
+
+
+def test_seal_notices_a_shard_file_that_is_gone(unwritten: Written) -> None:
+    unwritten.write(0, 1, 2)
+    (unwritten.path / "dominant/c/1/0/0").unlink()
+    with pytest.raises(IncompleteStoreError, match=r"lacks 1 of 3 shards \(the first: 1\)"):
+        unwritten.seal()
+    unwritten.write(1)
+    assert unwritten.seal().complete

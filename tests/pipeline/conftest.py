@@ -25,8 +25,11 @@ from fbind.manifests.clusters import (
     build_manifest,
     save_clusters,
 )
-from fbind.manifests.store import CategoryStrategy, PlainStrategy, Strategy
+from fbind.manifests.storage import LocalStorage
+from fbind.manifests.store import Layout
+from fbind.manifests.strategies import CategoryStrategy, PlainStrategy, Strategy
 from fbind.manifests.writer import PixelSample, create_store, seal, write_shard
+from fbind.pipeline.cache import pixel_digest
 from fbind.pipeline.counting import count_pixels
 from fbind.pipeline.materialize import Outcome, Workers, materialize
 from fbind.pipeline.plan import Plan, StoreOptions, make_plan
@@ -107,10 +110,15 @@ def fbind(tmp_path: Path) -> Fbind:
 
 
 def write_store(
-    clusters: ClusterManifest, path: Path, strategy: Strategy, limit: int, shards: int | None = None
+    clusters: ClusterManifest,
+    path: Path,
+    strategy: Strategy,
+    limit: int,
+    shards: int | None = None,
+    layout: Layout = "full",
 ) -> Path:
     """Write ``limit`` samples in shards of 4, in this process; with ``shards`` only so many of them, unsealed."""
-    plan = make_plan(clusters, StoreOptions(strategy, seed=1, limit=limit, samples_per_shard=4))
+    plan = make_plan(clusters, StoreOptions(strategy, seed=1, limit=limit, samples_per_shard=4, layout=layout))
     manifest, recipes = plan.manifest, plan.recipes
     source = open_source(clusters.source)
 
@@ -119,15 +127,24 @@ def write_store(
 
     def sample(index: int) -> PixelSample:
         dominant = pair(recipes.dominant_image[index])
-        if recipes.phantom_image is None:
-            return PixelSample(*dominant)
+        if recipes.phantom_image is None or recipes.phantom_image[index] < 0:
+            return PixelSample(*dominant, np.full_like(dominant[1], 255) if recipes.phantom_image is not None else None)
         return PixelSample(*blend(dominant, pair(recipes.phantom_image[index]), float(recipes.delta[index])))
 
-    create_store(path, manifest, plan.columns)
+    used = set(recipes.images().tolist())
+
+    def original(row: int) -> PixelSample | None:
+        return PixelSample(*pair(row)) if row in used else None
+
+    for row in used:
+        plan.columns["source/digest"][row] = np.frombuffer(pixel_digest(*pair(row)), np.uint8)
+    storage = LocalStorage(path)
+    manifest = create_store(storage, manifest, plan.columns)
     for shard in range(manifest.shards if shards is None else shards):
-        write_shard(path, manifest, shard, map(sample, manifest.rows_of(shard)))
+        rows = map(sample if layout == "full" else original, manifest.rows_of(shard))
+        write_shard(storage, manifest, shard, rows)
     if shards is None:
-        seal(path, manifest, plan.columns)
+        seal(storage, manifest)
     return path
 
 
@@ -135,6 +152,12 @@ def write_store(
 def blends(clusters: ClusterManifest, tmp_path: Path) -> Path:
     """A complete store of 10 blends in 3 shards."""
     return write_store(clusters, tmp_path / "blends.zarr", CategoryStrategy(), 10)
+
+
+@pytest.fixture
+def virtual(clusters: ClusterManifest, tmp_path: Path) -> Path:
+    """A complete virtual store of 5 blends: 12 images, of which it leaves some out, in 3 shards."""
+    return write_store(clusters, tmp_path / "virtual.zarr", CategoryStrategy(), 5, layout="virtual")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from fbind.manifests.errors import (
     SchedulerError,
     SourceError,
 )
-from fbind.manifests.store import CategoryStrategy
+from fbind.manifests.strategies import CategoryStrategy
 from fbind.pipeline.materialize import Workers, materialize
 from fbind.pipeline.plan import StoreOptions
 
@@ -186,7 +186,7 @@ def test_output_below_a_file(clusters: ClusterManifest, make: Maker, tmp_path: P
 def test_scheduler_that_is_not_there(
     clusters: ClusterManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fbind.pipeline.scheduler.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("fbind.pipeline.scheduler.remote.CONNECT_SECONDS", 1)
     with pytest.raises(SchedulerError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1: check"):
         materialize(clusters, OPTIONS, tmp_path / "o.zarr", Workers(1, "tcp://127.0.0.1:1"), Watch())
 

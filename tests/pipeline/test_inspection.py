@@ -4,12 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fbind.manifests.clusters import ClusterManifest
 from fbind.manifests.errors import MissingFileError, StoreError
 from fbind.manifests.reader import BlendStore
-from fbind.manifests.shards import shard_file
-from fbind.manifests.writer import record_file
+from fbind.manifests.records import record_key
+from fbind.manifests.storage import LocalStorage
+from fbind.manifests.strategies import CategoryStrategy, HalfStrategy, RandomStrategy
 from fbind.pipeline import inspection
 from fbind.pipeline.inspection import Inspection, inspect_store
+from fbind.pipeline.shardtask import used_images
+
+from .conftest import write_store
 
 
 def test_counts_and_histogram_add_up(blends: Path):
@@ -51,6 +56,35 @@ def test_a_plain_store_has_no_categories(plain: Path):
     assert found.delta.smallest == found.delta.largest == 1.0
 
 
+def test_a_virtual_store_counts_images_and_samples(virtual: Path, clusters: ClusterManifest, tmp_path: Path, fbind):
+    found = inspect_store(virtual)
+    images = int(used_images(BlendStore.open(virtual)).sum())
+    assert images < 12
+    assert (found.written_samples, found.written_images) == (5, images)
+    assert found.bytes[0].array == "source/image"
+    assert found.bytes[0].raw == images * 50 * 50 * 3
+    same = write_store(clusters, tmp_path / "full.zarr", CategoryStrategy(), 5)
+    full = inspect_store(same)
+    assert full.written_images == 0
+    # Estimates are upper figures for photographs.
+    assert found.other_layout_bytes > full.stored_bytes / 2
+    text = " ".join(fbind("inspect", virtual).stdout.split())
+    assert "layout virtual, samples are blended when they are read" in text
+    assert "3 of 4 images" in text
+    assert "per image" in text
+    assert "layout full, every sample is stored" in " ".join(fbind("inspect", same).stdout.split())
+
+
+def test_half_and_random(clusters: ClusterManifest, tmp_path: Path, fbind):
+    half = inspect_store(write_store(clusters, tmp_path / "half.zarr", HalfStrategy(), 30))
+    plain = 30 - sum(count.phantom for count in half.categories)
+    assert 0 < plain < 30
+    assert half.delta_histogram[-1].samples >= plain
+    random = write_store(clusters, tmp_path / "random.zarr", RandomStrategy(), 10)
+    assert inspect_store(random).categories == ()
+    assert "10 blends of 12 images" in fbind("inspect", random).stdout
+
+
 def test_json_round_trip(blends: Path):
     found = inspect_store(blends)
     assert Inspection.model_validate_json(found.model_dump_json()) == found
@@ -73,7 +107,7 @@ def test_the_command_fits_80_columns_and_prints_json(blends: Path, incomplete: P
 
 @pytest.mark.parametrize("lost", ["record", "image"])
 def test_a_complete_store_that_lacks_a_shard_is_damaged(blends: Path, lost: str, fbind):
-    (record_file(blends, 1) if lost == "record" else shard_file(blends / "image", 1, 4)).unlink()
+    (blends / (record_key(1) if lost == "record" else "image/c/1/0/0/0")).unlink()
     assert inspect_store(blends).written_shards == 2
     text = " ".join(fbind("inspect", blends).stdout.split())
     assert "DAMAGED: 2 of 3 shards are there; `fbind verify` names the others" in text
@@ -82,4 +116,4 @@ def test_a_complete_store_that_lacks_a_shard_is_damaged(blends: Path, lost: str,
 
 def test_a_file_that_can_not_be_asked_for(tmp_path: Path):
     with pytest.raises(StoreError, match=r"can't read .*: File name too long"):
-        inspection._size(tmp_path / ("n" * 300))
+        inspection._size(LocalStorage(tmp_path), "n" * 300)

@@ -24,7 +24,7 @@ from fbind.manifests.errors import (
 )
 from fbind.manifests.layout import metadata_files
 from fbind.manifests.reader import BlendStore
-from fbind.manifests.store import CategoryStrategy, PlainStrategy
+from fbind.manifests.strategies import CategoryStrategy, PlainStrategy
 from fbind.pipeline.materialize import Workers
 from fbind.pipeline.plan import StoreOptions
 
@@ -185,17 +185,31 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, fbind: Fbind) -> N
     assert contents(tmp_path / "killed.zarr") == contents(tmp_path / "whole.zarr")
 
 
-def test_ctrl_c_says_how_to_go_on_and_tidies_up(tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_go_on_and_keeps_what_is_done(tmp_path: Path, fbind: Fbind) -> None:
     """As a terminal sends it: to the workers too."""
     cache = tmp_path / "cache"
     options = ["--clusters", "many.json", "--samples-per-shard", "1", "--workers", "1", "--cache-dir", str(cache)]
     process = start_and_signal(tmp_path, "stopped.zarr", options, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert re.search(
-        r"stopped: \d+ of 150 shards of stopped\.zarr are written; run the same command again to go on\n$", errors
+    told = re.search(
+        r"stopped: (\d+) of 150 shards of stopped\.zarr are written; run the same command again to go on "
+        r"\(it will use the .* of decoded sources in .*/cache/fbind-[0-9a-f]{16}\)\n$",
+        errors,
     )
+    assert told, errors
     assert "Traceback" not in errors
+    (kept,) = cache.iterdir()
+    assert (kept / "sources.raw").is_file()
+    resumed = fbind("materialize-blends", *options, "--out", "stopped.zarr", "--log", "json", "--profile", "p.json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout.splitlines()[0]) == {
+        "event": "resuming", "shards_done": int(told[1]), "shards": 150
+    }  # fmt: skip
+    # Nothing was decoded again, and at the end nothing is left.
+    profile = json.loads((tmp_path / "p.json").read_text())
+    assert "look up" in profile["workers checking sources, seconds"]
+    assert "decode" not in profile["workers checking sources, seconds"]
     assert list(cache.iterdir()) == []
 
 

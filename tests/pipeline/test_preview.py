@@ -5,20 +5,56 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fbind.manifests.clusters import ClusterManifest
 from fbind.manifests.errors import ConfigError, ResourceError
 from fbind.manifests.labels import VOC_LABELS
 from fbind.manifests.reader import BlendStore
+from fbind.manifests.strategies import HalfStrategy
 from fbind.pipeline import preview
 from fbind.pipeline.preview import draw_preview, overlay, read_originals
 from fbind.pipeline.sources import open_source
+
+from .conftest import write_store
 
 
 def test_the_originals_give_the_blend_by_eq_1(blends: Path):
     store = BlendStore.open(blends)
     sample = store.read(0)
     dominant, phantom = read_originals(store, open_source(store.manifest.source), sample)
+    assert phantom is not None
     expected = sample.delta * dominant.astype(float) + (1 - sample.delta) * phantom.astype(float)
     assert np.abs(sample.image - expected).max() <= 0.51
+
+
+def test_a_virtual_store_has_its_originals(virtual: Path, voc: Path, tmp_path: Path):
+    store = BlendStore.open(virtual)
+    shutil.rmtree(voc)
+    sample = store.read(0)
+    dominant, phantom = read_originals(store, None, sample)
+    assert phantom is not None
+    assert np.abs(sample.image - (sample.delta * dominant.astype(float) + (1 - sample.delta) * phantom)).max() <= 0.51
+    assert draw_preview(store, tmp_path / "virtual.png") is None
+
+
+def test_an_image_that_changed_is_not_shown_as_the_one_that_was_blended(blends: Path, voc: Path, tmp_path: Path):
+    for file in (voc / "JPEGImages").iterdir():
+        with Image.open(file) as image:
+            size = image.size
+        Image.new("RGB", size).save(file)
+    note = draw_preview(BlendStore.open(blends), tmp_path / "sheet.png", samples=2)
+    assert note is not None
+    assert "is not the one the store was made from" in note
+
+
+def test_samples_that_stayed_plain_have_no_phantom(clusters: ClusterManifest, tmp_path: Path):
+    store = BlendStore.open(write_store(clusters, tmp_path / "half.zarr", HalfStrategy(), 20))
+    plain = int(np.flatnonzero(store.column("recipe/phantom_image") < 0)[0])
+    image, phantom = read_originals(store, open_source(store.manifest.source), store.read(plain))
+    assert phantom is None
+    assert np.array_equal(image, store.read(plain).image)
+    assert draw_preview(store, tmp_path / "half.png", samples=20) is None
+    shutil.rmtree(store.manifest.source.root)
+    assert draw_preview(store, tmp_path / "without.png", samples=20) is not None
 
 
 def test_the_overlay_shows_background_category_and_void_apart():

@@ -12,7 +12,9 @@ import torch
 from fbind.manifests.clusters import MembershipRule, SourceSpec
 from fbind.manifests.labels import LabelSet, voc_palette
 from fbind.manifests.reader import BlendStore
-from fbind.manifests.store import CategoryStrategy, PlainStrategy, ShardManifest
+from fbind.manifests.storage import LocalStorage
+from fbind.manifests.store import ShardManifest
+from fbind.manifests.strategies import CategoryStrategy, PlainStrategy
 from fbind.manifests.writer import PixelSample, create_store, seal, write_shard
 
 torch.set_num_threads(1)
@@ -85,11 +87,14 @@ def write_store(
         "recipe/phantom_image": np.roll(np.arange(samples, dtype=np.int32), 1),
         "recipe/dominant_class": np.ones(samples, np.uint8),
         "recipe/phantom_class": np.full(samples, 2, np.uint8),
+        "source/size": np.array(shapes, np.uint16),
+        "source/digest": np.zeros((samples, 32), np.uint8),
     }
-    create_store(path, manifest, columns)
+    storage = LocalStorage(path)
+    manifest = create_store(storage, manifest, columns)
     for shard in range(manifest.shards):
-        write_shard(path, manifest, shard, [rows[row] for row in manifest.rows_of(shard)])
-    seal(path, manifest, columns)
+        write_shard(storage, manifest, shard, [rows[row] for row in manifest.rows_of(shard)])
+    seal(storage, manifest)
     return path
 
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from fbind.manifests.errors import MissingFileError, SourceError
 from fbind.manifests.labels import VOC_LABELS, LabelSet, voc_palette
-from fbind.pipeline.sources.classes import encode_classes, read_classes
+from fbind.manifests.storage import LocalStorage
+from fbind.pipeline.sources import classes
+from fbind.pipeline.sources.classes import encode_classes
+
+
+def read_classes(path: Path) -> LabelSet:
+    assert path.name == classes.CLASSES_FILE
+    return classes.read_classes(LocalStorage(path.parent))
 
 
 def write(folder: Path, content: object) -> Path:

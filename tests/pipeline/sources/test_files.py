@@ -18,7 +18,9 @@ from PIL import Image, ImageFile
 
 from fbind.manifests.errors import BadImageError, BadLabelError, MissingFileError, SourceError
 from fbind.manifests.labels import VOC_LABELS
-from fbind.pipeline.sources.files import encode_jpeg, encode_labels, read_image, read_labels
+from fbind.manifests.storage import LocalStorage
+from fbind.pipeline.sources import files
+from fbind.pipeline.sources.files import encode_jpeg, encode_labels
 
 GRADIENT = np.arange(20 * 30 * 3, dtype=np.uint32).reshape(20, 30, 3).astype(np.uint8)
 
@@ -32,6 +34,14 @@ def png(bit_depth: int, color_type: int, rows: list[bytes], width: int) -> bytes
     header = struct.pack(">IIBBBBB", width, len(rows), bit_depth, color_type, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def read_image(path: Path, *, convert: bool = False) -> np.ndarray:
+    return files.read_image(LocalStorage(path.parent), path.name, convert=convert)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    return files.read_labels(LocalStorage(path.parent), path.name)
 
 
 def save(path: Path, mode: str, **options: object) -> Path:

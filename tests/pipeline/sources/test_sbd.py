@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 from fbind.manifests.clusters import SourceSpec
 from fbind.manifests.errors import BadLabelError, MissingFileError, ResourceError, SourceError
+from fbind.manifests.storage import LocalStorage
 from fbind.pipeline.sources import open_source
 from fbind.pipeline.sources.files import encode_jpeg, read_labels
 from fbind.pipeline.sources.sbd import augmented_ids, convert_sbd, read_sbd_labels
@@ -60,7 +61,7 @@ def test_converts_what_voc_lacks_and_keeps_vocs_maps(voc_dataset: Path, sbd: Pat
     aug, own = voc_dataset / "SegmentationClassAug", voc_dataset / "SegmentationClass"
     for image_id in ("a", "b", "c"):  # c: validation runs on the same labels_dir
         assert (aug / f"{image_id}.png").read_bytes() == (own / f"{image_id}.png").read_bytes()
-        assert 255 in read_labels(aug / f"{image_id}.png")
+        assert 255 in read_labels(LocalStorage(aug), f"{image_id}.png")
     assert {path.stem for path in aug.iterdir()} == set("abcpq")
     for image_id in source.ids():
         assert source.image(image_id).shape == (24, 32, 3)
