@@ -78,7 +78,7 @@ class SourceCache:
 
     def get(self, offset: int, size: tuple[int, int]) -> Entry | None:
         """The entry at an offset, or ``None`` while there is none; ``size`` is the image's (height, width)."""
-        # Not through the mapping: where nothing is written yet, that takes memory on a tmpfs, and kills when it is full.
+        # Not through the mapping: on a tmpfs, looking where nothing is yet takes memory, and kills when there is none.
         magic, stamp, digest = HEADER.unpack(os.pread(self._handle, HEADER.size, offset))
         if magic != MAGIC:
             return None

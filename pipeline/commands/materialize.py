@@ -127,6 +127,8 @@ def materialize_blends(**given: Any) -> None:
         raise ConfigError("--memory-limit is for processes on this machine: give it to the cluster's `dask worker`")
     # Batch systems and containers end a run with SIGTERM: leave as tidily as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if given["virtual"] is not None and given["clusters_file"] is not None:
+        raise ConfigError("--clusters and --from both say what to write: give one of them")
     if given["virtual"] is not None:
         _expand(given)
     elif given["clusters_file"] is not None:

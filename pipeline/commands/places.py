@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ class PlaceType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the URL as it is, anything else as a path."""
+        if re.match(r"[a-z0-9]{2,}:/(?!/)", str(value)):
+            self.fail(f"{value!r} looks like a URL that lacks a slash: write for example s3://bucket/name", param, ctx)
         return value if "://" in str(value) else Path(value)
 
 

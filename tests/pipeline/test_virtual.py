@@ -125,3 +125,21 @@ def test_sources_that_changed_since_are_named(voc: Path, clusters: ClusterManife
     darker.save(picture)
     with pytest.raises(ManifestError, match=r"begun with other pixels of img_004: the files have changed since"):
         make(clusters)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--clusters", "c.json", "--from", "v.zarr"], "--clusters and --from both say what to write"),
+        (["--clusters", "c.json", "--canvas", "10"], "'10' is neither 'max' nor width x height in pixels"),
+        (["--clusters", "c.json", "--canvas", "0x10"], "'0x10' is neither 'max' nor width x height in pixels"),
+        (["--clusters", "c.json", "--cache-limit", "much"], "'much' is no amount of memory"),
+        (["--from", "s3:/bucket/v.zarr"], "looks like a URL that lacks a slash"),
+        (["--clusters", "c.json", "--memory-limit", "2GB", "--scheduler", "tcp://a:1"], "--memory-limit is for"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense(options: list[str], said: str, clusters_file: Path, fbind: Fbind) -> None:
+    clusters_file.rename(clusters_file.with_name("c.json"))
+    refused = fbind("materialize-blends", "--out", "o.zarr", *options)
+    assert refused.returncode == 2
+    assert said in " ".join(refused.stderr.split())
