@@ -79,6 +79,11 @@ class Job(NamedTuple):
     canvas: tuple[int, int]
 
 
+def canvas_of(clusters: ClusterManifest) -> tuple[int, int]:
+    """The smallest (height, width) that holds every image."""
+    return max(image.height for image in clusters.images), max(image.width for image in clusters.images)
+
+
 def decode(clusters: ClusterManifest, recipes: Recipes, samples: int) -> Job:
     """The first ``samples`` recipes and the sources they need."""
     assert recipes.phantom_image is not None
@@ -87,7 +92,7 @@ def decode(clusters: ClusterManifest, recipes: Recipes, samples: int) -> Job:
     pixels = {
         row: (source.image(clusters.ids[row]), source.label_map(clusters.ids[row])) for row in {*dominant, *phantom}
     }
-    return Job(pixels, dominant, phantom, recipes.delta[:samples].tolist(), clusters.canvas())
+    return Job(pixels, dominant, phantom, recipes.delta[:samples].tolist(), canvas_of(clusters))
 
 
 class Crew:
@@ -180,7 +185,7 @@ def obvious(clusters: ClusterManifest, recipes: Recipes, out: Path, samples: int
     """Write the first ``samples`` recipes by the obvious script."""
     root = Path(clusters.source.root)
     labels_dir = root / (clusters.source.labels_dir or "SegmentationClass")
-    height, width = clusters.canvas()
+    height, width = canvas_of(clusters)
     group = zarr.create_group(out)
 
     def create(name: str, shape: tuple[int, ...], codec: Any) -> Any:

@@ -26,9 +26,10 @@ import psutil
 from dask._task_spec import Task
 
 from fbind.manifests.clusters import SourceSpec
+from fbind.pipeline.pixels import Origin
 from fbind.pipeline.scheduler import open_pool
 from fbind.pipeline.scheduler.worker import call
-from fbind.pipeline.shardtask import Run, make_shard
+from fbind.pipeline.shardtask import make_shard
 
 
 def windowed(address: str, tasks: int) -> Iterator[object]:
@@ -105,8 +106,8 @@ def main(tasks: int, at_once: int, client: tuple[str, str, int] | None) -> None:
     if client is not None:
         measure(*client, tasks)
         return
-    run = Run("0" * 24, SourceSpec(kind="voc", root="/data/VOC2012", split="train_aug"), False, "/scratch", None)
-    bound = functools.partial(call, make_shard, ("/data/blends.zarr", "0" * 64, run))
+    origin = Origin("0" * 24, SourceSpec(kind="voc", root="/data/VOC2012", split="train_aug"), False, "/scratch", None)
+    bound = functools.partial(call, make_shard, ("/data/blends.zarr", "0" * 64, origin))
     task = Task("make_shard-00000000-0", bound, 0)
     version = metadata.version("distributed")
     click.echo(f"distributed {version}, {os.cpu_count()} cores; one shard's task: {len(pickle.dumps(task)):,} bytes")

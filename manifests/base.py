@@ -47,26 +47,62 @@ def first_problem(error: ValidationError) -> str:
     return f"{where}: {message}"
 
 
-def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """Write ``parts``, one after another, under a temporary name and rename it: readers see all of it or nothing.
+class AtomicFile:
+    """A temporary file beside the one it is to become: readers see all of it, when it is committed, or nothing.
 
-    Raises :class:`ResourceError` when the disk is full or the place can't be written.
+    Everything raises :class:`ResourceError` when the disk is full or the place can't be written.
     """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
-        Path(temporary).chmod(0o666 & ~UMASK)
-        Path(temporary).replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        if isinstance(error, OSError):
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        except OSError as error:
             raise unwritable(path, error) from error
-        raise
+        self._temporary: Path | None = Path(name)
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Append bytes."""
+        try:
+            written = os.writev(self._handle, parts)
+            if written < sum(map(len, parts)):  # the disk is nearly full, or a signal came: one by one then
+                left = memoryview(b"".join(parts))[written:]
+                while left:
+                    left = left[os.write(self._handle, left) :]
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+
+    def commit(self) -> None:
+        """Give the file its name."""
+        assert self._temporary is not None
+        try:
+            os.fchmod(self._handle, 0o666 & ~UMASK)
+            if hasattr(os, "posix_fadvise"):
+                # Starts writing to the disk at once, and not only when memory is full of unwritten pages.
+                os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._temporary.replace(self._path)
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+        os.close(self._handle)
+        self._temporary = None
+
+    def abort(self) -> None:
+        """Forget what was written; harmless after :meth:`commit`."""
+        if self._temporary is not None:
+            os.close(self._handle)
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
+            self._temporary = None
+
+
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """Write ``parts``, one after another, to a file that appears as a whole; raises as :class:`AtomicFile` does."""
+    file = AtomicFile(path)
+    try:
+        file.write(*parts)
+        file.commit()
+    finally:
+        file.abort()
 
 
 def unwritable(path: Path, error: OSError) -> ResourceError:

@@ -119,10 +119,6 @@ class ClusterManifest(Frozen):
         """(images, K) bool: whether an image contains a class, at least ``min_pixels`` of it."""
         return presence(self.images, self.labels, self.rule.min_pixels)
 
-    def canvas(self) -> tuple[int, int]:
-        """The smallest (height, width) that holds every image."""
-        return max(i.height for i in self.images), max(i.width for i in self.images)
-
     def without(self, ids: set[str]) -> ClusterManifest:
         """The same clusters with some images left out; the co-occurrence counts are those of the images that stay."""
         images = tuple(image for image in self.images if image.id not in ids)

@@ -29,8 +29,8 @@ class ChunkCodec:
     """Encodes one sample of one array to the bytes of its Zarr chunk, and back.
 
     Images: ``lz4`` removes the padding at the speed of memory (photographs hardly compress), ``zstd`` bit-shuffles and
-    gains some 15 % for ten times the work. Label maps shrink a hundredfold under plain zstd, whatever is chosen for
-    the images. ``none`` stores raw bytes. Every chunk ends with its crc32c (little endian).
+    makes 16 % less of blends of VOC, for ten times the work. Label maps shrink a hundredfold under plain zstd, whatever
+    is chosen for the images. ``none`` stores raw bytes. Every chunk ends with its crc32c (little endian).
 
     One thread per chunk, always: with several, Blosc writes its blocks in the order in which they finish, and the same
     sample would not give the same bytes twice.

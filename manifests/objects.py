@@ -154,13 +154,15 @@ class ObjectStorage:
     def create(self) -> None:
         """Nothing to do: there are no folders, and a bucket is for its owner to make."""
 
-    def clear(self) -> None:
+    def clear(self, last: str = "") -> None:
         try:
-            keys = [key for key, _ in self.sizes()]
+            keys = [key for key, _ in self.sizes() if key != last]
         except OSError as error:
             raise ResourceError(f"can't delete {self._url}: {error.strerror}") from error
         for start in range(0, len(keys), DELETED_AT_ONCE):
             self._delete(keys[start : start + DELETED_AT_ONCE])
+        if last:
+            self._delete([last])
 
     def flush(self, keys: Iterator[str]) -> None:
         """Nothing to do: what has been put is safe already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -60,6 +61,10 @@ class BlendStore:
         self._noun = "sample" if manifest.layout == "full" else "source image"
         self._columns = dict(columns or {})
         self._indexes: dict[str, np.ndarray] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The indexes that have been read so far, up to 16 bytes a chunk, are read again where they are needed.
+        return self.__dict__ | {"_indexes": {}}
 
     @classmethod
     def open(cls, place: Place, *, allow_incomplete: bool = False) -> BlendStore:

@@ -9,7 +9,7 @@ import google_crc32c
 
 from .base import content_digest
 from .codecs import CRC_BYTES
-from .errors import CorruptStoreError
+from .errors import CorruptStoreError, ResourceError
 from .layout import PLAN, RECORDS
 from .shards import PLAN_BYTES, RECORD_BYTES
 from .storage import Storage
@@ -63,7 +63,8 @@ def read_plan(storage: Storage) -> str | None:
 def read_record(storage: Storage, manifest: ShardManifest, shard: int) -> bytes | None:
     """A shard's record, or ``None`` when the shard has not been written, or for another plan.
 
-    Raises :class:`CorruptStoreError` when the record itself is damaged.
+    Raises :class:`CorruptStoreError` when the record itself is damaged, and :class:`ResourceError` when it can't be
+    read, so that nobody can tell.
     """
     key = record_key(shard)
     try:
@@ -72,7 +73,7 @@ def read_record(storage: Storage, manifest: ShardManifest, shard: int) -> bytes 
         return None
     except OSError as error:
         reason = error.strerror or error
-        raise CorruptStoreError(f"can't read the record of shard {shard}, {storage.where(key)}: {reason}") from error
+        raise ResourceError(f"can't read the record of shard {shard}, {storage.where(key)}: {reason}") from error
     record = stored[:RECORD_BYTES]
     if len(record) != RECORD_BYTES or with_checksum(record) != stored:
         raise CorruptStoreError(f"the record of shard {shard}, {storage.where(key)}, is damaged")

@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
-from .base import TEMPORARY, UMASK, unwritable
+from .base import AtomicFile, unwritable
 from .errors import ConfigError
 
 Place = str | Path
@@ -106,8 +105,8 @@ class Storage(Protocol):
         """Make the place ready to be written, if it is not yet."""
         ...
 
-    def clear(self) -> None:
-        """Delete everything."""
+    def clear(self, last: str = "") -> None:
+        """Delete every file, ``last`` after all others; an empty folder may stay."""
         ...
 
     def flush(self, keys: Iterator[str]) -> None:
@@ -181,7 +180,8 @@ class LocalStorage:
 
     def stamp(self, key: str) -> str:
         status = (self.path / key).stat()
-        return f"{status.st_size}-{status.st_mtime_ns}"
+        # Whatever a copy does to the other time (`cp -p`, `rsync -t`), this one can't be set.
+        return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
     def has_folder(self, folder: str = "") -> bool:
         return (self.path / folder).is_dir()
@@ -202,8 +202,14 @@ class LocalStorage:
         finally:
             upload.abort()
 
-    def upload(self, key: str) -> LocalUpload:
-        return LocalUpload(self.path, key)
+    def upload(self, key: str) -> AtomicFile:
+        path = self.path / key
+        try:
+            # Below the root only: a root that was removed meanwhile must not come back as half a store.
+            _make_folders(self.path, path.parent)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return AtomicFile(path)
 
     def remove(self, key: str) -> None:
         try:
@@ -217,11 +223,19 @@ class LocalStorage:
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def clear(self) -> None:
+    def clear(self, last: str = "") -> None:
+        # The root itself stays: it may be a mounted volume, or lie where nothing else can be changed.
         try:
-            shutil.rmtree(self.path)
-        except FileNotFoundError:
-            pass
+            for folder, _, names in os.walk(self.path):
+                for path in (Path(folder, name) for name in names):
+                    if path != self.path / last:
+                        path.unlink(missing_ok=True)
+            for name, is_folder in self.entries():
+                path = self.path / name
+                if is_folder and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
@@ -235,55 +249,6 @@ class LocalStorage:
                 _sync(folder)
         except OSError as error:
             raise unwritable(self.path, error) from error
-
-
-class LocalUpload:
-    """A temporary file beside the one it is to become."""
-
-    def __init__(self, root: Path, key: str) -> None:
-        self._path = root / key
-        try:
-            # Below the root only: a root that was removed meanwhile must not come back as half a store.
-            _make_folders(root, self._path.parent)
-            self._handle, name = tempfile.mkstemp(
-                dir=self._path.parent, prefix=f".{self._path.name}.", suffix=TEMPORARY
-            )
-        except OSError as error:
-            raise unwritable(self._path, error) from error
-        self._temporary: Path | None = Path(name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, *parts: bytes | memoryview) -> None:
-        try:
-            written = os.writev(self._handle, parts)
-            if written < sum(map(len, parts)):  # the disk is nearly full, or a signal came: one by one then
-                left = memoryview(b"".join(parts))[written:]
-                while left:
-                    left = left[os.write(self._handle, left) :]
-        except OSError as error:
-            raise unwritable(self._path, error) from error
-
-    def commit(self) -> None:
-        assert self._temporary is not None
-        try:
-            os.fchmod(self._handle, 0o666 & ~UMASK)
-            if hasattr(os, "posix_fadvise"):
-                # Starts writing to the disk at once, and not only when memory is full of unwritten pages.
-                os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_DONTNEED)
-            self._temporary.replace(self._path)
-        except OSError as error:
-            raise unwritable(self._path, error) from error
-        os.close(self._handle)
-        self._temporary = None
-
-    def abort(self) -> None:
-        if self._temporary is not None:
-            os.close(self._handle)
-            with contextlib.suppress(OSError):
-                self._temporary.unlink()
-            self._temporary = None
 
 
 def _make_folders(root: Path, folder: Path) -> None:

@@ -8,8 +8,9 @@ seal(storage, manifest)                        once; refuses while a record or a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,8 +22,13 @@ from .layout import TWIN, chunk_codec, metadata_files
 from .records import PLAN_KEY, plan_bytes, read_plan, read_record, record_key, shard_record, store_digest, with_checksum
 from .shards import ShardIndex, shard_key
 from .stopwatch import Stopwatch
-from .storage import Storage, Upload
+from .storage import LocalStorage, Storage, Upload
 from .store import PixelArray, ShardManifest
+
+REQUESTS = 16
+"""How many records are asked for at the same time, where a network lies between."""
+
+T = TypeVar("T")
 
 
 class PixelSample(NamedTuple):
@@ -71,10 +77,13 @@ def create_store(storage: Storage, manifest: ShardManifest, columns: Mapping[str
 
 
 def clear_store(storage: Storage) -> None:
-    """Delete a store; what makes it one goes first, so that it is never taken for a whole one meanwhile."""
+    """Delete a store. What makes it one goes first, so that it is never taken for a whole one meanwhile.
+
+    The copy of its manifest goes last, as it came first: until then whatever is there can be told to be a store's.
+    """
     storage.remove("zarr.json")
     storage.remove(PLAN_KEY)
-    storage.clear()
+    storage.clear(last=TWIN)
 
 
 class ArrayWriter:
@@ -134,8 +143,8 @@ class ShardWriter:
     def commit(self) -> ShardWritten:
         """Give the files their names, and record the shard.
 
-        Raises :class:`StoreError` when the store was removed or replaced meanwhile, or is sealed with another record of
-        this shard: then nothing is changed.
+        Raises :class:`StoreError` when the store was removed or replaced meanwhile (then the shard is not recorded), or
+        is sealed with another record of this shard: then nothing is changed.
         """
         expected = len(self._manifest.rows_of(self._shard))
         if self._rows != expected:
@@ -152,6 +161,7 @@ class ShardWriter:
             self._check_sealed(record)
         for writer in self.arrays.values():
             writer.upload.commit()
+        check_plan(self._storage, self._manifest)  # again: sending large files to an object store takes its time
         self._storage.write(record_key(self._shard), with_checksum(record))
         return ShardWritten(record, written)
 
@@ -225,13 +235,27 @@ def check_plan(storage: Storage, manifest: ShardManifest) -> None:
 
 
 def recorded(storage: Storage, manifest: ShardManifest) -> set[int]:
-    """The shards that are written and recorded; a damaged record counts as none, so that its shard is written again."""
-    done = set()
-    for shard in range(manifest.shards):
-        with contextlib.suppress(CorruptStoreError):
-            if read_record(storage, manifest, shard) is not None:
-                done.add(shard)
-    return done
+    """The shards that are written and recorded; a damaged record counts as none, so that its shard is written again.
+
+    Raises :class:`~fbind.manifests.errors.ResourceError` when a record can't be read.
+    """
+
+    def has_record(shard: int) -> bool:
+        try:
+            return read_record(storage, manifest, shard) is not None
+        except CorruptStoreError:
+            return False
+
+    return {shard for shard, has in enumerate(_of_shards(storage, manifest, has_record)) if has}
+
+
+def _of_shards(storage: Storage, manifest: ShardManifest, question: Callable[[int], T]) -> list[T]:
+    """The answers for all shards in order; several at a time when they come over a network."""
+    shards = range(manifest.shards)
+    if isinstance(storage, LocalStorage):
+        return list(map(question, shards))
+    with ThreadPoolExecutor(REQUESTS) as threads:
+        return list(threads.map(question, shards))
 
 
 def seal(storage: Storage, manifest: ShardManifest) -> ShardManifest:
@@ -240,7 +264,7 @@ def seal(storage: Storage, manifest: ShardManifest) -> ShardManifest:
     Everything is made to survive a power failure first. Raises :class:`IncompleteStoreError` while the record or a
     file of any shard is missing.
     """
-    records = [read_record(storage, manifest, shard) for shard in range(manifest.shards)]
+    records = _of_shards(storage, manifest, lambda shard: read_record(storage, manifest, shard))
     present = dict(storage.sizes())
     files = [
         [shard_key(array.name, shard, array.ndim) for array in manifest.pixel_arrays()]

@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import struct
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,18 +41,18 @@ def pixel_digest(image: np.ndarray, labels: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def cache_offsets(sizes: np.ndarray, limit: int | None) -> tuple[np.ndarray, int]:
+def cache_offsets(sizes: np.ndarray, used: np.ndarray, limit: int | None) -> tuple[np.ndarray, int]:
     """Where each image's pixels lie in the cache: (images,) int64 byte offsets, and the bytes of the whole.
 
-    ``sizes`` is (images, 2), height and width. Images beyond ``limit`` bytes have the offset -1: they are decoded
-    whenever they are needed. Recipes take images in random order, so keeping always the same ones serves as well as
-    any exchange of them would.
+    ``sizes`` is (images, 2), height and width; ``used`` (images,) bool says which images the recipes need. The others
+    have the offset -1, as have those beyond ``limit`` bytes: they are decoded whenever they are needed. Recipes take
+    images in random order, so keeping always the same ones serves as well as any exchange of them would.
     """
     areas = sizes.astype(np.int64).prod(axis=1)
-    ends = np.cumsum((1 + -(-4 * areas // PAGE)) * PAGE)
-    offsets = np.concatenate(([0], ends[:-1]))
-    kept = np.ones(len(sizes), bool) if limit is None else ends <= limit
-    return np.where(kept, offsets, -1), int(ends[kept][-1]) if kept.any() else 0
+    lengths = np.where(used, (1 + -(-4 * areas // PAGE)) * PAGE, 0)
+    ends = np.cumsum(lengths)
+    kept = used if limit is None else used & (ends <= limit)
+    return np.where(kept, ends - lengths, -1), int(ends[kept][-1]) if kept.any() else 0
 
 
 class SourceCache:
@@ -69,6 +70,8 @@ class SourceCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # A descriptor left open would hold the disk of a deleted cache for as long as the worker lives.
+            weakref.finalize(self, os.close, self._handle)
             os.ftruncate(self._handle, max(size, PAGE))
             mapping = mmap.mmap(self._handle, max(size, PAGE), prot=mmap.PROT_READ)
         except OSError as error:
@@ -100,6 +103,12 @@ class SourceCache:
             _write(self._handle, HEADER.pack(MAGIC, entry.stamp, entry.digest), offset)
         except OSError as error:
             raise unwritable(self._file, error) from error
+
+
+def held_bytes(folder: Path) -> int:
+    """Bytes of disk that a cache on this machine takes; 0 when there is none."""
+    file = folder / "sources.raw"  # sparse: its size says little
+    return file.stat().st_blocks * 512 if file.is_file() else 0
 
 
 def remove_folder(folder: Path) -> None:

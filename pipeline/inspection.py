@@ -13,8 +13,8 @@ from ..manifests.shards import shard_key
 from ..manifests.storage import Place, Storage
 from ..manifests.store import ShardManifest
 from ..manifests.writer import recorded
+from .pixels import used_images
 from .plan import estimated_bytes, stored_bytes
-from .shardtask import used_images
 
 DELTA_BINS = 10
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
 import sys
 import tempfile
 import time
@@ -16,15 +16,15 @@ import numpy as np
 
 from ..manifests.base import content_digest
 from ..manifests.clusters import ClusterManifest, ImageRecord
-from ..manifests.errors import ConfigError, InterruptedRunError, ManifestError, SourceError
+from ..manifests.errors import InterruptedRunError, ManifestError, SourceError
 from ..manifests.reader import BlendStore
-from ..manifests.storage import LocalStorage, Place, Storage, is_url, open_storage
+from ..manifests.storage import LocalStorage, Place, Storage
 from ..manifests.store import ShardManifest
-from ..manifests.writer import clear_store, create_store, recorded, seal
-from .cache import cache_offsets
-from .existing import check_same_plan, check_same_sources, check_writable, existing_plan
-from .pixels import Run, SourceImage, remove_cache
-from .plan import Plan, StoreOptions, check_room, estimated_bytes, make_plan, size, stored_bytes
+from ..manifests.writer import create_store, recorded, seal
+from .cache import cache_offsets, held_bytes
+from .existing import check_same_plan, check_same_sources, check_writable, existing_plan, make_way, open_out
+from .pixels import Origin, SourceImage, remove_cache
+from .plan import Plan, StoreOptions, check_room, make_plan, readable_size, software, stored_bytes
 from .profile import Profile
 from .scheduler import Pool, open_pool
 from .shardtask import Problem, ShardReport, check_sources, forget, images_of, make_shard
@@ -101,7 +101,7 @@ def materialize(
     of planning and of writing (see :mod:`fbind.manifests.errors`); whatever was recorded by then stays.
     """
     begin, profile = time.perf_counter(), Profile()
-    storage = open_storage(_real(out))
+    storage = open_out(out)
     existing = existing_plan(storage, overwrite)
     if existing is not None and existing.left_out and skip and not overwrite:
         clusters = clusters.without(set(existing.left_out))
@@ -109,94 +109,51 @@ def materialize(
     plan = plan or make_plan(clusters, options)
     check_labels(clusters)
     check_writable(storage)
-    check_room(plan.estimated_bytes, storage, plan.cache_bytes(workers.cache_limit), workers.local_cache())
+    origin = _origin(clusters, plan, storage, workers)
+    cache_bytes = max(plan.cache_bytes(workers.cache_limit) - held_bytes(origin.cache_folder()), 0)
+    check_room(plan.estimated_bytes, storage, cache_bytes, workers.local_cache())
     resumed = existing is not None and not overwrite
     done: set[int] = set()
+    needed = plan.recipes.images()
     if existing is not None and resumed:
         check_same_plan(existing, plan.manifest, storage)
         done = recorded(storage, existing)
         progress.resuming(len(done), existing.shards)
+        needed = images_of(BlendStore(storage, existing), set(range(existing.shards)) - done)
     profile.main.lap("plan")
-    run = _run(clusters, options, workers)
-    with pool_of(workers, runs := [run]) as pool:
+    with pool_of(workers, origins := [origin]) as pool:
         profile.main.lap("start workers")
-        needed = plan.recipes.images()
-        if resumed:
-            needed = images_of(BlendStore.open(out, allow_incomplete=True), set(range(plan.manifest.shards)) - done)
-        sizes = plan.columns["source/size"]
-        problems, digests = check_images(pool, clusters.ids, sizes, needed, run, progress, profile, clusters.images)
-        if problems:
-            bad = _leave_out(problems, clusters, skip=skip and not resumed)
-            plan = make_plan(clusters.without(set(bad)), options, bad)
-            run = _run(clusters.without(set(bad)), options, workers)
-            runs.append(run)  # with a cache of its own: images have other places in the plan without those
+        digests: dict[str, bytes] = {}
+        while len(needed):
+            sizes, used = plan.columns["source/size"], plan.used()
+            problems, found = check_images(
+                pool, clusters.ids, sizes, used, needed, origin, progress, profile, clusters.images
+            )
+            digests |= found
+            if not problems:
+                break
+            clusters = _leave_out(problems, clusters, skip=skip, resumed=resumed)
+            left_out = {*plan.manifest.left_out, *(problem.image_id for problem in problems)}
+            plan = make_plan(clusters, options, tuple(sorted(left_out)))
             progress.left_out(problems, plan)
+            # Images have other places in the cache of this plan, and it may need some that are not checked yet.
+            pool.everywhere(forget, origin)
+            remove_cache(origin)
+            origin = _origin(clusters, plan, storage, workers)
+            origins.append(origin)
+            needed = np.array([row for row in plan.recipes.images() if clusters.ids[row] not in digests], np.int64)
         profile.main.lap("check sources")
         if existing is not None and resumed:
             manifest = existing
-            check_same_sources(BlendStore.open(out, allow_incomplete=True), digests)
+            check_same_sources(BlendStore(storage, existing), digests)
         else:
-            clear_store(storage)
-            for row, image_id in enumerate(plan.manifest.images):
-                if image_id in digests:
-                    plan.columns["source/digest"][row] = np.frombuffer(digests[image_id], np.uint8)
+            make_way(storage, overwrite)
+            for row in plan.recipes.images():
+                plan.columns["source/digest"][row] = np.frombuffer(digests[plan.manifest.images[row]], np.uint8)
             manifest = create_store(storage, plan.manifest, plan.columns)
         profile.main.lap("create store")
-        written = write_shards(pool, manifest, storage, done, run, progress, profile)
-    return _finish(storage, manifest, written, begin, profile)
-
-
-def expand(
-    virtual: BlendStore,
-    options: ExpandOptions,
-    out: Place,
-    workers: Workers,
-    progress: Progress,
-    *,
-    overwrite: bool = False,
-) -> Outcome:
-    """Write the full store that a virtual one stands for; the same bytes as if it had been written from the images.
-
-    Raises :class:`ConfigError` when ``virtual`` is a full store, and the errors of reading and writing.
-    """
-    begin, profile = time.perf_counter(), Profile()
-    manifest, columns = full_manifest(virtual, options), virtual.columns()
-    storage = open_storage(_real(out))
-    existing = existing_plan(storage, overwrite)
-    check_writable(storage)
-    check_room(estimated_bytes(manifest, columns), storage, 0, None)
-    done: set[int] = set()
-    if existing is not None and not overwrite:
-        check_same_plan(existing, manifest, storage)
-        manifest = existing
-        done = recorded(storage, existing)
-        progress.resuming(len(done), existing.shards)
-    else:
-        clear_store(storage)
-        manifest = create_store(storage, manifest, columns)
-    profile.main.lap("plan")
-    run = Run("", manifest.source, manifest.converted, virtual=_elsewhere(virtual.storage))
-    with _open(workers) as pool:
-        profile.main.lap("start workers")
-        written = write_shards(pool, manifest, storage, done, run, progress, profile)
-    return _finish(storage, manifest, written, begin, profile)
-
-
-@dataclass(frozen=True)
-class ExpandOptions:
-    """What may differ between a full store and the virtual one it is made from; ``None``: nothing."""
-
-    samples_per_shard: int | None = None
-    codec: str | None = None
-
-
-def full_manifest(virtual: BlendStore, options: ExpandOptions) -> ShardManifest:
-    """The manifest of the full store that a virtual one stands for; raises :class:`ConfigError` for a full one."""
-    if virtual.manifest.layout != "virtual":
-        raise ConfigError(f"{virtual.place} is a full store already: --from takes one written with --layout virtual")
-    changed = {name: value for name, value in vars(options).items() if value is not None}
-    kept = {"layout": "full", "plan": "", "complete": False, "digest": ""}
-    return ShardManifest.model_validate(virtual.manifest.model_dump() | kept | changed)
+        written = write_shards(pool, manifest, storage, done, origin, progress, profile)
+    return finish(storage, manifest, written, begin, profile)
 
 
 def check_labels(clusters: ClusterManifest) -> None:
@@ -213,7 +170,7 @@ def write_shards(
     manifest: ShardManifest,
     storage: Storage,
     done: set[int],
-    run: Run,
+    origin: Origin,
     progress: Progress,
     profile: Profile,
 ) -> int:
@@ -221,19 +178,19 @@ def write_shards(
 
     Raises :class:`InterruptedRunError` on Ctrl-C.
     """
-    written = 0
+    written, shards = 0, len(done)
     before = sum(len(manifest.rows_of(shard)) for shard in done)
     todo = [shard for shard in range(manifest.shards) if shard not in done]
     try:
-        for report in pool.run(make_shard, todo, _elsewhere(storage), manifest.plan, run):
-            written += report.samples
+        for report in pool.run(make_shard, todo, place_of(storage), manifest.plan, origin):
+            written, shards = written + report.samples, shards + 1
             profile.add("writing", report.stages)
             progress.wrote(report, before + written, manifest.rows)
     except KeyboardInterrupt:
-        kept = len(recorded(storage, manifest))
+        # Workers may have recorded a few more; to count them, all records would have to be read, which takes too long.
         raise InterruptedRunError(
-            f"stopped: {kept} of {manifest.shards} shards of {storage.root} are written; run the same command again to "
-            "go on"
+            f"stopped: at least {shards} of {manifest.shards} shards of {storage.root} are written; run the same "
+            "command again to go on"
         ) from None
     profile.main.lap("write shards")
     return written
@@ -243,17 +200,19 @@ def check_images(
     pool: Pool,
     ids: Sequence[str],
     sizes: np.ndarray,
+    used: np.ndarray,
     needed: np.ndarray,
-    run: Run,
+    origin: Origin,
     progress: Progress,
     profile: Profile,
     records: Sequence[ImageRecord] | None = None,
 ) -> tuple[list[Problem], dict[str, bytes]]:
     """Decode and check the ``needed`` rows of the id table: the problems, and the digests of the others by image id.
 
-    ``sizes`` is (images, 2), height and width; ``records`` say what the clusters file knows of the images.
+    ``sizes`` is (images, 2), height and width; ``used`` (images,) bool, what the recipes need in all: it decides where
+    in the cache an image lies. ``records`` say what the clusters file knows of the images.
     """
-    offsets, total = cache_offsets(sizes, run.cache_limit)
+    offsets, total = cache_offsets(sizes, used, origin.cache_limit)
     rows = [int(row) for row in needed]
     batches = [
         [
@@ -267,7 +226,7 @@ def check_images(
     digests: dict[str, bytes] = {}
     done = 0
     progress.checking(0, len(rows))
-    for report in pool.run(check_sources, batches, run, total):
+    for report in pool.run(check_sources, batches, origin, total):
         done += report.images
         problems += report.problems
         digests |= dict(report.digests)
@@ -276,90 +235,91 @@ def check_images(
     return sorted(problems, key=lambda problem: problem.image_id), digests
 
 
-def _leave_out(problems: list[Problem], clusters: ClusterManifest, *, skip: bool) -> tuple[str, ...]:
-    """The ids of the images to do without; raises the first problem unless they may be skipped.
+def _leave_out(problems: list[Problem], clusters: ClusterManifest, *, skip: bool, resumed: bool) -> ClusterManifest:
+    """The clusters without the images that can't be used; raises the first problem unless they may be skipped.
 
     Images that are not those the clusters file counted are never skipped: a part of another dataset is no dataset.
+    Neither is an image of a store that is begun: its recipes are made.
     """
     changed = [problem for problem in problems if isinstance(problem.error, ManifestError)]
-    if changed or not skip:
+    if changed or not skip or resumed:
         first, others = (changed or problems)[0].error, len(changed or problems) - 1
-        if not others:
-            raise first
-        hint = "" if changed else ", --on-bad-image skip lists them and leaves them out"
-        raise type(first)(f"{first}; {others} more images can't be used{hint}")
+        more = f"; {others} more images can't be used" if others else ""
+        if resumed and not changed:
+            more += "; a store that is begun can't leave images out: restore them, or pass --overwrite to start again"
+        elif others and not changed:
+            more += ", --on-bad-image skip lists them and leaves them out"
+        raise type(first)(f"{first}{more}")
     if len(problems) == len(clusters.images):
         raise SourceError(f"none of the {len(problems)} images can be used; the first: {problems[0].error}")
-    return tuple(problem.image_id for problem in problems)
+    return clusters.without({problem.image_id for problem in problems})
 
 
-def _finish(storage: Storage, manifest: ShardManifest, written: int, begin: float, profile: Profile) -> Outcome:
+def finish(storage: Storage, manifest: ShardManifest, written: int, begin: float, profile: Profile) -> Outcome:
+    """Seal a store whose shards are all written."""
     sealed = seal(storage, manifest)
     profile.main.lap("seal")
     return Outcome(sealed, stored_bytes(storage), time.perf_counter() - begin, written, profile)
 
 
-def _run(clusters: ClusterManifest, options: StoreOptions, workers: Workers) -> Run:
-    """What the tasks share; the key changes with everything that the decoded sources depend on."""
-    plain = [
+def _origin(clusters: ClusterManifest, plan: Plan, storage: Storage, workers: Workers) -> Origin:
+    """What the tasks share."""
+    manifest, places = plan.manifest, hashlib.sha256(plan.used().tobytes())
+    places.update(plan.columns["source/size"].tobytes())
+    key = cache_key(
+        place_of(storage),
         clusters.digest,
         clusters.source.root,
-        options.convert,
-        options.canvas,
-        options.max_side,
+        manifest.converted,
+        places.hexdigest(),
         workers.cache_limit,
-    ]
-    key = content_digest(plain).removeprefix("sha256:")[:16]
-    return Run(key, clusters.source, options.convert, workers.cache_dir, workers.cache_limit)
+    )
+    return Origin(key, clusters.source, manifest.converted, workers.cache_dir, workers.cache_limit)
+
+
+def cache_key(*depends: object) -> str:
+    """A name for decoded sources, from the store they are for and all else that they depend on (plain data)."""
+    return content_digest([*depends, software()]).removeprefix("sha256:")[:16]
 
 
 @contextlib.contextmanager
-def pool_of(workers: Workers, runs: list[Run]) -> Iterator[Pool]:
-    """Open the pool, and remove the decoded sources of ``runs``, which may grow, from every machine at the end.
+def pool_of(workers: Workers, origins: list[Origin]) -> Iterator[Pool]:
+    """Open the pool, and remove the decoded sources of ``origins``, which may grow, from every machine at the end.
 
     After an interruption they stay: whoever goes on needs them. The error says where they are.
     """
     try:
-        with _open(workers) as pool:
+        with open_workers(workers) as pool:
             try:
                 yield pool
-            except KeyboardInterrupt:
-                again = "stopped before a shard was written; run the same command again to go on"
-                raise InterruptedRunError(again) from None
             finally:
-                if workers.scheduler is not None and not isinstance(sys.exception(), InterruptedRunError):
-                    for run in runs:
-                        pool.everywhere(forget, run)
-    except InterruptedRunError as error:
-        folder = runs[-1].cache_folder()
-        if workers.scheduler is None and folder.is_dir():
-            held = sum(file.stat().st_blocks * 512 for file in folder.iterdir())
-            kept = f"(it will use the {size(held)} of decoded sources in {folder})"
-            raise InterruptedRunError(f"{error} {kept}") from None
-        raise
+                if workers.scheduler and not isinstance(sys.exception(), InterruptedRunError | KeyboardInterrupt):
+                    for origin in origins:
+                        pool.everywhere(forget, origin)
+    except (InterruptedRunError, KeyboardInterrupt) as error:
+        # Ctrl-C outside the writing, or another one while the workers were being ended.
+        stopped = "stopped; run the same command again to go on" if isinstance(error, KeyboardInterrupt) else error
+        folder = origins[-1].cache_folder()
+        held = held_bytes(folder) if workers.scheduler is None else 0
+        kept = f" (it will use the {readable_size(held)} of decoded sources in {folder})" if held else ""
+        raise InterruptedRunError(f"{stopped}{kept}") from None
     except BaseException:
-        remove_caches(runs)
+        _remove_caches(origins)
         raise
-    remove_caches(runs)  # on this machine only now, when its workers have ended and none can fill it again
+    _remove_caches(origins)  # on this machine only now, when its workers have ended and none can fill it again
 
 
-def remove_caches(runs: list[Run]) -> None:
-    """Delete the decoded sources of some runs on this machine."""
-    for run in runs:
-        remove_cache(run)
+def _remove_caches(origins: list[Origin]) -> None:
+    for origin in origins:
+        remove_cache(origin)
 
 
-def _open(workers: Workers) -> contextlib.AbstractContextManager[Pool]:
+def open_workers(workers: Workers) -> contextlib.AbstractContextManager[Pool]:
+    """The pool that does the work."""
     imports = (make_shard.__module__,)
     return open_pool(workers.count, workers.scheduler, imports=imports, memory_limit=workers.memory_limit)
 
 
-def _elsewhere(storage: Storage) -> str:
+def place_of(storage: Storage) -> str:
     """The place of a storage as a process in another folder names it."""
     return str(storage.path.absolute()) if isinstance(storage, LocalStorage) else storage.root
-
-
-def _real(place: Place) -> Place:
-    """A link to a store stands for the store."""
-    path = Path(place)
-    return Path(os.path.realpath(path)) if not is_url(place) and path.is_symlink() else place

@@ -25,9 +25,9 @@ from .recipes import Recipes, plan_recipes
 VERSIONED = ("fbind", "numpy", "opencv", "pillow", "numcodecs")
 """What has a say in a store's bytes."""
 
-# Stored bytes per byte of valid area, generous: photographs do not compress under LZ4, and give some 10 % under
-# bit-shuffled zstd; label maps of real scenes shrink to 1 to 3 %.
-IMAGE_RATIO = {"lz4": 1.01, "zstd": 0.95}
+# Stored bytes per byte of valid area, generous: photographs do not compress under LZ4, and bit-shuffled zstd makes 16 %
+# less of them; label maps of real scenes shrink to 1 to 3 %.
+IMAGE_RATIO = {"lz4": 1.01, "zstd": 0.85}
 LABEL_RATIO = 0.04
 RECIPE_IMAGES = ("recipe/dominant_image", "recipe/phantom_image")
 BLOCK = 4096
@@ -78,11 +78,13 @@ class Plan:
 
     def cache_bytes(self, limit: int | None) -> int:
         """Bytes of the decoded sources that a machine keeps while it works, with that ``--cache-limit``."""
-        used = self.recipes.images()
-        offsets, _ = cache_offsets(self.columns["source/size"], limit)
-        kept = used[offsets[used] >= 0]
-        areas = self.columns["source/size"][kept].astype(np.int64).prod(axis=1)
-        return int((4 * areas + 2 * BLOCK).sum())
+        return cache_offsets(self.columns["source/size"], self.used(), limit)[1]
+
+    def used(self) -> np.ndarray:
+        """(images,) bool: which images the recipes need."""
+        used = np.zeros(len(self.manifest.images), bool)
+        used[self.recipes.images()] = True
+        return used
 
 
 def estimated_bytes(manifest: ShardManifest, columns: Mapping[str, np.ndarray]) -> int:
@@ -174,15 +176,16 @@ def check_room(needed: int, out: Storage, cache_bytes: int, cache: Path | None) 
         free = free_bytes(cache)
         if cache_bytes > free:
             raise ResourceError(
-                f"the decoded sources need {size(cache_bytes)} while the store is written, and {cache} has "
-                f"{size(free)} free: name a roomier place with --cache-dir, or keep fewer with --cache-limit"
+                f"the decoded sources need {readable_size(cache_bytes)} while the store is written, and {cache} has "
+                f"{readable_size(free)} free: name a roomier place with --cache-dir, or keep fewer with --cache-limit"
             )
         if local is not None and _disk(cache) == _disk(local):
             needed += cache_bytes
     if local is not None and needed > free_bytes(local):
         raise ResourceError(
-            f"{local} needs about {size(needed)} and its disk has {size(free_bytes(local))} free: free some space, "
-            "write to another disk, make less of it with --limit, or keep just the sources with --layout virtual"
+            f"{local} needs about {readable_size(needed)} and its disk has {readable_size(free_bytes(local))} free: "
+            "free some space, write to another disk, make less of it with --limit, or keep just the sources with "
+            "--layout virtual"
         )
 
 
@@ -197,7 +200,7 @@ def _existing(path: Path) -> Path:
     return place
 
 
-def size(count: float) -> str:
+def readable_size(count: float) -> str:
     """Bytes for people, in powers of ten: ``12.3 GB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":

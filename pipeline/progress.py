@@ -72,7 +72,7 @@ class RichProgress:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, completed=start, rate="")
         task = self._bars.tasks[self._tasks[name]]
-        self._bars.update(task.id, completed=done, rate=f"{task.speed:,.0f}/s" if task.speed else "")
+        self._bars.update(task.id, completed=done, total=total, rate=f"{task.speed:,.0f}/s" if task.speed else "")
 
 
 class JsonProgress:

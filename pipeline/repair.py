@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..manifests.base import TEMPORARY, Frozen, content_digest
+from ..manifests.base import TEMPORARY, Frozen
 from ..manifests.clusters import ClusterManifest
 from ..manifests.columns import encode_column, plan_fingerprint
 from ..manifests.errors import (
@@ -30,13 +30,13 @@ from ..manifests.records import PLAN_KEY, plan_bytes, read_record, record_key, s
 from ..manifests.shards import shard_key
 from ..manifests.storage import Storage
 from ..manifests.store import ShardManifest
-from .materialize import Progress, Workers, check_images, pool_of, write_shards
-from .pixels import Run, remove_cache
+from .materialize import Progress, Workers, cache_key, check_images, place_of, pool_of, write_shards
+from .pixels import Origin, remove_cache, used_images
 from .plan import StoreOptions, make_plan, software
 from .profile import Profile
 from .scheduler import Pool
 from .shardcheck import check_shard
-from .shardtask import images_of, used_images
+from .shardtask import images_of
 from .sources import open_source
 from .verification import Examination, known_rows
 
@@ -95,12 +95,12 @@ def repair(
             "`fbind materialize-blends --overwrite`"
         )
     source = manifest.source if root is None else manifest.source.model_copy(update={"root": root})
-    key = content_digest(["repair", manifest.plan, source.root, workers.cache_limit]).removeprefix("sha256:")[:16]
-    run = Run(key, source, manifest.converted, workers.cache_dir, workers.cache_limit)
+    key = cache_key("repair", place_of(storage), manifest.plan, source.root, workers.cache_limit)
+    origin = Origin(key, source, manifest.converted, workers.cache_dir, workers.cache_limit)
     work = _Work(_small_files(storage, examination))
     columns = examination.columns
     if not _sound(manifest, columns):
-        columns = _restore_columns(storage, manifest, columns, clusters, workers, run, progress)
+        columns = _restore_columns(storage, manifest, columns, clusters, workers, origin, progress)
         for column in manifest.columns():
             if _different(column.name, columns, examination.columns):
                 work.files[column.key] = encode_column(np.asarray(columns[column.name], column.dtype))
@@ -109,15 +109,15 @@ def repair(
         _take_back(store, examination, work, dry_run=dry_run)
     _find_work(store, examination, work)
     if work.shards:
-        open_source(run.spec)  # says what is wrong with the dataset as a whole, if anything is
-        with pool_of(workers, [run]) as pool:
-            _check_sources(pool, store, work, run, progress)
+        open_source(origin.spec)  # says what is wrong with the dataset as a whole, if anything is
+        with pool_of(workers, [origin]) as pool:
+            _check_sources(pool, store, work, origin, progress)
             if not dry_run:
                 _write_files(storage, work.files)
-                _write(pool, store, work, examination, run, progress)
+                _write(pool, store, work, examination, origin, progress)
     elif not dry_run:
         _write_files(storage, work.files)
-        remove_cache(run)  # of a repair that was killed when it had just made the last shard
+        remove_cache(origin)  # of a repair that was killed when it had just made the last shard
     if not dry_run:
         for name, _ in list(storage.sizes()):
             if name.endswith(TEMPORARY):  # of writers that were killed
@@ -158,7 +158,7 @@ def _restore_columns(
     readable: Mapping[str, np.ndarray],
     clusters: ClusterManifest | None,
     workers: Workers,
-    run: Run,
+    origin: Origin,
     progress: Progress,
 ) -> dict[str, np.ndarray]:
     """All columns of the store's plan, from those that can be read, the clusters file and the images."""
@@ -169,8 +169,10 @@ def _restore_columns(
             return columns | {DIGESTS: readable[DIGESTS]}
     used = used_images(BlendStore(storage, manifest, candidates[0]))
     sizes = candidates[0]["source/size"]
-    with pool_of(workers, [run]) as pool:
-        problems, digests = check_images(pool, manifest.images, sizes, np.flatnonzero(used), run, progress, Profile())
+    with pool_of(workers, [origin]) as pool:
+        problems, digests = check_images(
+            pool, manifest.images, sizes, used, np.flatnonzero(used), origin, progress, Profile()
+        )
     if problems:
         raise problems[0].error
     table = np.zeros((len(manifest.images), 32), np.uint8)
@@ -181,7 +183,7 @@ def _restore_columns(
         if _sound(manifest, columns | {DIGESTS: table}):
             return columns | {DIGESTS: table}
     raise CorruptStoreError(
-        f"the columns of {storage.root} are damaged and can't be made again: the images at {run.spec.root} have "
+        f"the columns of {storage.root} are damaged and can't be made again: the images at {origin.spec.root} have "
         "changed since, or this version plans or decodes them differently; write the store again with "
         "`fbind materialize-blends --overwrite`"
     )
@@ -272,11 +274,12 @@ def _sealed(manifest: ShardManifest, records: list[bytes | None]) -> bool:
     return len(known) == len(records) and store_digest(manifest, known) == manifest.digest
 
 
-def _check_sources(pool: Pool, store: BlendStore, work: _Work, run: Run, progress: Progress) -> None:
+def _check_sources(pool: Pool, store: BlendStore, work: _Work, origin: Origin, progress: Progress) -> None:
     """Decode the images that the broken shards need, and leave out the shards whose images are not what they were."""
     needed = images_of(store, work.shards)
     ids, before = store.manifest.images, store.column(DIGESTS)
-    problems, digests = check_images(pool, ids, store.column("source/size"), needed, run, progress, Profile())
+    sizes, used = store.column("source/size"), used_images(store)
+    problems, digests = check_images(pool, ids, sizes, used, needed, origin, progress, Profile())
     work.unusable = {problem.image_id: problem.error for problem in problems}
     rows = {ids[row]: int(row) for row in needed}
     for image_id, digest in digests.items():
@@ -287,11 +290,15 @@ def _check_sources(pool: Pool, store: BlendStore, work: _Work, run: Run, progres
     work.shards = [shard for shard in work.shards if shard not in set(work.left)]
 
 
-def _write(pool: Pool, store: BlendStore, work: _Work, examination: Examination, run: Run, progress: Progress) -> None:
+def _write(
+    pool: Pool, store: BlendStore, work: _Work, examination: Examination, origin: Origin, progress: Progress
+) -> None:
     """Make shards again, read them back, and prove that the store is what it was."""
     storage, manifest = store.storage, store.manifest
     try:
-        write_shards(pool, manifest, storage, set(range(manifest.shards)) - set(work.shards), run, progress, Profile())
+        write_shards(
+            pool, manifest, storage, set(range(manifest.shards)) - set(work.shards), origin, progress, Profile()
+        )
     except CorruptStoreError:
         raise
     except StoreError as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..manifests.base import Frozen
 from ..manifests.codecs import CRC_BYTES
-from ..manifests.errors import CorruptStoreError
+from ..manifests.errors import CorruptStoreError, ResourceError
 from ..manifests.labels import VOID
 from ..manifests.layout import RECORDS, chunk_codec
 from ..manifests.records import read_record, record_key, shard_record, with_checksum
@@ -85,6 +85,8 @@ def _check_record(storage: Storage, manifest: ShardManifest, shard: int) -> tupl
         record = read_record(storage, manifest, shard)
     except CorruptStoreError:
         record, what = None, "the record is damaged"
+    except ResourceError:
+        record, what = None, "the record can't be read"
     else:
         if record is not None:
             return record, []

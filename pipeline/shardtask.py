@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 # Not left to the first blend: OpenCV's start-up rearranges sys.modules, and has failed when a worker's threads met
 # in it.
@@ -20,7 +20,7 @@ from ..manifests.reader import BlendStore
 from ..manifests.stopwatch import Stopwatch
 from ..manifests.writer import ArrayWriter, Chunk, ShardWriter, open_shard
 from .counting import count_pixels
-from .pixels import FilePixels, Run, SourceImage, SourcePixels, remove_cache
+from .pixels import FilePixels, Origin, SourceImage, SourcePixels, remove_cache, used_images
 
 LABEL_CHUNKS_BYTES = 64 << 20
 """How much of encoded label maps a worker remembers: the same map is needed for every blend its image takes part in."""
@@ -56,7 +56,7 @@ class ShardReport(NamedTuple):
     record: bytes
 
 
-def check_sources(batch: list[tuple[SourceImage, ImageRecord | None]], run: Run, cache_bytes: int) -> CheckReport:
+def check_sources(batch: list[tuple[SourceImage, ImageRecord | None]], origin: Origin, cache_bytes: int) -> CheckReport:
     """Decode a batch of images into the cache and compare them with their records of the clusters file, if given.
 
     Returns the :class:`Problem` of every file that is missing, damaged or changed; what is wrong with the machine
@@ -64,7 +64,7 @@ def check_sources(batch: list[tuple[SourceImage, ImageRecord | None]], run: Run,
     """
     _one_thread_each()
     stopwatch = Stopwatch()
-    pixels = _files(run, cache_bytes)
+    pixels = _recent(_files, (origin, cache_bytes), FilePixels)
     problems, digests = [], []
     for image, record in batch:
         try:
@@ -73,9 +73,9 @@ def check_sources(batch: list[tuple[SourceImage, ImageRecord | None]], run: Run,
             if entry is None:
                 decoded = pixels.decode(image.id)
                 if record is not None:
-                    _check_unchanged(record, decoded[1], run.spec)
+                    _check_unchanged(record, decoded.labels, origin.spec)
                 stopwatch.lap("decode")
-                entry = pixels.keep(image, *decoded)
+                entry = pixels.keep(image, decoded)
                 stopwatch.lap("keep")
             digests.append((image.id, entry.digest))
         except (SourceError, ManifestError) as error:
@@ -83,7 +83,7 @@ def check_sources(batch: list[tuple[SourceImage, ImageRecord | None]], run: Run,
     return CheckReport(len(batch), problems, digests, stopwatch.seconds)
 
 
-def make_shard(shard: int, place: str, plan: str, run: Run) -> ShardReport:
+def make_shard(shard: int, place: str, plan: str, origin: Origin) -> ShardReport:
     """Write one shard of the store: all its rows, of every array, then its record.
 
     Raises :class:`StoreError` when the store is not, or no longer, the one of this plan.
@@ -91,7 +91,7 @@ def make_shard(shard: int, place: str, plan: str, run: Run) -> ShardReport:
     _one_thread_each()
     begin = time.perf_counter()
     stopwatch = Stopwatch()
-    job = _job(place, plan, run)
+    job = _recent(_jobs, (place, plan, origin), Job)
     with open_shard(job.store.storage, job.store.manifest, shard) as writer:
         stopwatch.lap("open")
         for row in job.store.manifest.rows_of(shard):
@@ -105,11 +105,11 @@ def make_shard(shard: int, place: str, plan: str, run: Run) -> ShardReport:
 class Job:
     """One store that this process writes shards of: its recipes, its sources, and what is worth remembering."""
 
-    def __init__(self, place: str, plan: str, run: Run) -> None:
+    def __init__(self, place: str, plan: str, origin: Origin) -> None:
         self.store = BlendStore.open(place, allow_incomplete=True)
         if self.store.manifest.plan != plan:
             raise StoreError(f"{place} is no longer the store that this run began: another run has replaced it")
-        self._pixels = SourcePixels(self.store, run)
+        self._pixels = SourcePixels(self.store, origin)
         self._labels: dict[tuple[int, int, int], Chunk] = {}
         self._labels_bytes = 0
         self._align: Align = self.store.manifest.strategy.align
@@ -177,16 +177,6 @@ class Job:
         return chunk
 
 
-def used_images(store: BlendStore) -> np.ndarray:
-    """(images,) bool: which images of the id table the recipes need."""
-    used = np.zeros(len(store.manifest.images), bool)
-    used[store.column("recipe/dominant_image")] = True
-    if store.manifest.blended:
-        phantoms = store.column("recipe/phantom_image")
-        used[phantoms[phantoms >= 0]] = True
-    return used
-
-
 def images_of(store: BlendStore, shards: Iterable[int]) -> np.ndarray:
     """Rows of the id table that some shards of a store are made from, ascending."""
     rows = [np.asarray(store.manifest.rows_of(shard)) for shard in shards]
@@ -214,26 +204,38 @@ def _check_unchanged(record: ImageRecord, labels: np.ndarray, spec: SourceSpec) 
         raise ManifestError(f"the label map of {where} is not the one the clusters file counted: {again}")
 
 
-# Opened once per process. The plan and the run are part of the key because workers of a long-lived cluster see many
-# runs, and a store may be replaced by another of the same name.
-@functools.lru_cache(maxsize=1)
-def _files(run: Run, cache_bytes: int) -> FilePixels:
-    return FilePixels(run, cache_bytes)
+Opened = TypeVar("Opened")
+
+KEPT = 4
+"""Of how many runs a process remembers what it has opened: the workers of a cluster may serve several at a time."""
+
+# Opened once per process. The plan and the origin are part of the keys because workers of a long-lived cluster see
+# many runs, and a store may be replaced by another of the same name.
+_files: dict[tuple[Any, ...], FilePixels] = {}
+_jobs: dict[tuple[Any, ...], Job] = {}
+_opening = threading.RLock()
 
 
-@functools.lru_cache(maxsize=1)
-def _job(place: str, plan: str, run: Run) -> Job:
-    return Job(place, plan, run)
+def _recent(opened: dict[tuple[Any, ...], Opened], key: tuple[Any, ...], make: Callable[..., Opened]) -> Opened:
+    """``make(*key)``, made once."""
+    with _opening:
+        value = opened.pop(key, None)
+        opened[key] = value = make(*key) if value is None else value  # the latest is the last
+        if len(opened) > KEPT:
+            del opened[next(iter(opened))]
+        return value
 
 
-def forget(run: Run) -> None:
-    """Drop what a run has left in this process and on this machine.
+def forget(origin: Origin) -> None:
+    """Drop what a run has left in this process and on this machine, and nothing of other runs.
 
     A process that kept its mapping of a cache that has been deleted would go on with what was in it.
     """
-    _files.cache_clear()
-    _job.cache_clear()
-    remove_cache(run)
+    with _opening:
+        for opened in (_files, _jobs):
+            for key in [key for key in opened if origin in key]:
+                del opened[key]
+    remove_cache(origin)
 
 
 def _one_thread_each() -> None:

@@ -18,8 +18,8 @@ from ..manifests.shards import shard_key
 from ..manifests.storage import LocalStorage, Place, Storage, open_storage
 from ..manifests.store import Column, ShardManifest
 from ..manifests.strategies import NO_CLASS
+from .pixels import used_images
 from .shardcheck import Finding, Rows, ShardCheck, check_shard
-from .shardtask import used_images
 
 
 class Verification(Frozen):

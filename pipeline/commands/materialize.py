@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..progress import JsonProgress, RichProgress
 
 SAMPLES_PER_SHARD = 64
+MAX_SAMPLES_PER_SHARD = 65536
+"""Some 1 MB of index a shard, which a reader keeps in memory."""
 
 
 @click.command("materialize-blends")
@@ -41,13 +43,16 @@ SAMPLES_PER_SHARD = 64
     "--limit", type=click.IntRange(min=1), help="Only the first N recipes (a uniform sample of all), for a trial."
 )
 @click.option(
-    "--samples-per-shard", type=click.IntRange(min=1), default=None, help="Samples in one shard.  [default: 64]"
+    "--samples-per-shard",
+    type=click.IntRange(1, MAX_SAMPLES_PER_SHARD),
+    default=None,
+    help="Samples in one shard.  [default: 64; with --from, as in the virtual store]",
 )
 @click.option(
     "--codec",
     type=click.Choice(["lz4", "zstd", "none"]),
     default=None,
-    help="Compression of the images (all are lossless).  [default: lz4]",
+    help="Compression of the images (all are lossless).  [default: lz4; with --from, as in the virtual store]",
 )
 @click.option(
     "--layout",
@@ -140,7 +145,7 @@ def materialize_blends(**given: Any) -> None:
 def _materialize(given: dict[str, Any]) -> None:
     """From a clusters file."""
     from ...manifests.clusters import load_clusters
-    from ...manifests.storage import open_storage
+    from ..existing import existing_plan, open_out
     from ..plan import StoreOptions, check_room, make_plan
 
     clusters = load_clusters(given["clusters_file"])
@@ -161,10 +166,14 @@ def _materialize(given: dict[str, Any]) -> None:
     if warning := about_empty(clusters, options.strategy):
         click.secho("warning: ", fg="yellow", err=True, nl=False)
         _to_stderr(warning)
-    plan = make_plan(clusters, options)
+    skip, overwrite, left_out = given["on_bad_image"] == "skip", given["overwrite"], ()
+    if skip and not overwrite and (begun := existing_plan(open_out(given["out"]), overwrite)):
+        left_out = begun.left_out  # the plan that will be gone on with has no place for them
+        clusters = clusters.without(set(left_out)) if left_out else clusters
+    plan = make_plan(clusters, options, left_out)
     _say(given)(describe_plan(plan, given["out"], given["cache_limit"]))
     if given["dry_run"]:
-        check_room(plan.estimated_bytes, open_storage(given["out"]), 0, None)
+        check_room(plan.estimated_bytes, open_out(given["out"]), 0, None)
         return
 
     # Dask takes most of a second to import, which --help, --dry-run and mistakes should not cost.
@@ -178,8 +187,8 @@ def _materialize(given: dict[str, Any]) -> None:
             _workers(given),
             progress,
             plan=plan,
-            skip=given["on_bad_image"] == "skip",
-            overwrite=given["overwrite"],
+            skip=skip,
+            overwrite=overwrite,
         )
     _report(outcome, given)
 
@@ -188,23 +197,30 @@ def _expand(given: dict[str, Any]) -> None:
     """From a virtual store, whose recipes are made already."""
     from ...manifests.errors import ConfigError
     from ...manifests.reader import BlendStore
+    from ..existing import check_elsewhere, open_out
+    from ..expansion import ExpandOptions, expand, full_manifest
+    from ..plan import check_room, estimated_bytes
 
     context = click.get_current_context()
     kept = {"virtual", "out", "samples_per_shard", "codec", "workers", "scheduler", "memory_limit", "overwrite",
             "dry_run", "profile_file", "log"}  # fmt: skip
+    idle = {"root", "cache_dir", "cache_limit", "on_bad_image"}
     for parameter in context.command.params:
         chosen = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
         if chosen and parameter.name not in kept:
-            raise ConfigError(
-                f"{parameter.opts[0]} was decided when the virtual store was made: leave it out with --from"
-            )
-
-    from ..materialize import ExpandOptions, expand, full_manifest
+            reason = "was decided when the virtual store was made"
+            if parameter.name in idle:
+                reason = "is about the dataset's files, and only the virtual store is read"
+            raise ConfigError(f"{parameter.opts[0]} {reason}: leave it out with --from")
 
     options = ExpandOptions(given["samples_per_shard"], given["codec"])
     store = BlendStore.open(given["virtual"])
-    _say(given)(describe_expansion(full_manifest(store, options), store.columns(), store.place, given["out"]))
+    manifest, columns = full_manifest(store, options), store.columns()
+    _say(given)(describe_expansion(manifest, columns, store.place, given["out"]))
     if given["dry_run"]:
+        storage = open_out(given["out"])
+        check_elsewhere(store.storage, storage)
+        check_room(estimated_bytes(manifest, columns), storage, 0, None)
         return
     with _progress(given) as progress:
         outcome = expand(store, options, given["out"], _workers(given), progress, overwrite=given["overwrite"])
@@ -235,7 +251,7 @@ def _report(outcome: Outcome, given: dict[str, Any]) -> None:
     import json
 
     from ...manifests.base import write_atomically
-    from ..plan import size
+    from ..plan import readable_size
 
     manifest = outcome.manifest
     if given["profile_file"] is not None:
@@ -243,7 +259,7 @@ def _report(outcome: Outcome, given: dict[str, Any]) -> None:
         write_atomically(given["profile_file"], content.encode())
     noun = "samples" if manifest.layout == "full" else "source images"
     _say(given)(
-        f"{given['out']}: {manifest.rows:,} {noun} in {manifest.shards:,} shards, {size(outcome.bytes)}; "
+        f"{given['out']}: {manifest.rows:,} {noun} in {manifest.shards:,} shards, {readable_size(outcome.bytes)}; "
         f"{outcome.written:,} written in {outcome.seconds:.1f} s ({outcome.written / outcome.seconds:,.0f}/s)\n"
         f"digest {manifest.digest}"
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def describe_plan(plan: Plan, out: str | Path, cache_limit: int | None) -> str:
     """A plan in a few lines."""
-    from ..plan import size
+    from ..plan import readable_size
 
     manifest = plan.manifest
     kind = "blends" if manifest.blended else "plain images"
@@ -29,15 +29,16 @@ def describe_plan(plan: Plan, out: str | Path, cache_limit: int | None) -> str:
         f"plan      {manifest.samples:,} {kind} of {used}",
         f"shards    {manifest.shards:,} of {manifest.samples_per_shard} {rows}, canvas "
         f"{manifest.canvas[1]}x{manifest.canvas[0]} (width x height), codec {manifest.codec}",
-        f"size      {size(plan.raw_bytes)} raw, about {size(plan.estimated_bytes)} stored, "
-        f"{size(plan.cache_bytes(cache_limit))} of decoded sources meanwhile",
+        f"size      {readable_size(plan.raw_bytes)} raw, about {readable_size(plan.estimated_bytes)} stored, "
+        f"{readable_size(plan.cache_bytes(cache_limit))} of decoded sources meanwhile",
     ]
     if virtual:
         lines.append(
-            f"layout    virtual: every image once; all samples in full would take {size(plan.other_layout_bytes)}"
+            "layout    virtual: every image once; all samples in full would take "
+            f"{readable_size(plan.other_layout_bytes)}"
         )
     elif manifest.blended:
-        lines.append(f"layout    full; --layout virtual would take {size(plan.other_layout_bytes)}")
+        lines.append(f"layout    full; --layout virtual would take {readable_size(plan.other_layout_bytes)}")
     lines += _disk(out)
     if explanation := about_many(plan.recipes, manifest.strategy):
         lines.append(f"recipes   {explanation}")
@@ -50,12 +51,12 @@ def describe_expansion(
     manifest: ShardManifest, columns: Mapping[str, np.ndarray], virtual: str, out: str | Path
 ) -> str:
     """What making a full store of a virtual one means."""
-    from ..plan import estimated_bytes, size
+    from ..plan import estimated_bytes, readable_size
 
     lines = [
         f"plan      {manifest.samples:,} samples from {virtual}",
         f"shards    {manifest.shards:,} of {manifest.samples_per_shard} samples, codec {manifest.codec}",
-        f"size      about {size(estimated_bytes(manifest, columns))} stored",
+        f"size      about {readable_size(estimated_bytes(manifest, columns))} stored",
         *_disk(out),
     ]
     return "\n".join(lines)
@@ -63,7 +64,9 @@ def describe_expansion(
 
 def _disk(out: str | Path) -> list[str]:
     from ...manifests.storage import LocalStorage, open_storage
-    from ..plan import free_bytes, size
+    from ..plan import free_bytes, readable_size
 
     storage = open_storage(out)
-    return [f"disk      {size(free_bytes(storage.path))} free at {out}"] if isinstance(storage, LocalStorage) else []
+    if not isinstance(storage, LocalStorage):
+        return []
+    return [f"disk      {readable_size(free_bytes(storage.path))} free at {out}"]

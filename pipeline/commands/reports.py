@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..inspection import Inspection, Range
-from ..plan import size
+from ..plan import readable_size
 from ..shardcheck import Finding
 from ..verification import Verification
 
@@ -41,7 +41,7 @@ def print_verification(result: Verification) -> None:
     """Print one line when everything checks, otherwise every problem; unexpected files are noted in either case."""
     if result.ok:
         shards = f"{result.shards:,} shard{'s' if result.shards > 1 else ''}"
-        click.echo(f"{shards}, {result.samples:,} samples, {size(result.bytes)}: everything checks")
+        click.echo(f"{shards}, {result.samples:,} samples, {readable_size(result.bytes)}: everything checks")
     for problem in result.problems:
         click.echo(_line(problem))
     for name in result.unexpected:
@@ -89,7 +89,7 @@ def _what(found: Inspection) -> list[tuple[str, str]]:
 
 
 def _layout(found: Inspection) -> str:
-    here, there = size(found.stored_bytes), size(found.other_layout_bytes)
+    here, there = readable_size(found.stored_bytes), readable_size(found.other_layout_bytes)
     if found.manifest["layout"] == "full":
         return f"full, every sample is stored: {here}; virtual would take {there}"
     return f"virtual, samples are blended when they are read: {here}; full would take {there}"
@@ -155,12 +155,12 @@ def _bytes(found: Inspection) -> Table:
     stored = sum(array.stored for array in found.bytes)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_footer=True)
     table.add_column("array", "all files")
-    table.add_column("on disk", size(found.stored_bytes), justify="right")
-    table.add_column("per image" if virtual else "per sample", size(stored / rows), justify="right")
+    table.add_column("on disk", readable_size(found.stored_bytes), justify="right")
+    table.add_column("per image" if virtual else "per sample", readable_size(stored / rows), justify="right")
     table.add_column("of raw", f"{found.stored_per_raw:.1%}", justify="right")
     for array in found.bytes:
         ratio = array.stored / array.raw if array.raw else 0.0
-        table.add_row(array.array, size(array.stored), size(array.stored / rows), f"{ratio:.1%}")
+        table.add_row(array.array, readable_size(array.stored), readable_size(array.stored / rows), f"{ratio:.1%}")
     return table
 
 

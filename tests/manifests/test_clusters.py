@@ -60,11 +60,10 @@ def test_cooccurrence_worked_out_by_hand():
     assert manifest().cooccurrence == ((2, 1, 1, 0), (1, 2, 1, 0), (1, 1, 2, 1), (0, 0, 1, 1))
 
 
-def test_rows_and_canvas():
+def test_rows_of_categories():
     rows = manifest().rows()
     assert {category: row.tolist() for category, row in rows.items()} == {1: [0, 3], 2: [0, 1], 3: [1]}
     assert rows[1].dtype == np.int32
-    assert manifest().canvas() == (30, 20)
 
 
 def test_without_leaves_images_out_everywhere():

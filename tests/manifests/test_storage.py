@@ -137,6 +137,26 @@ def test_clear(storage: Storage):
     storage.clear()
 
 
+def test_what_is_to_be_deleted_last_is(storage: Storage, monkeypatch: pytest.MonkeyPatch):
+    for key in ("a/last", "a/1", "b/1", "z"):
+        storage.write(key, b"1")
+    left: list[set[str]] = []
+    if isinstance(storage, LocalStorage):
+        unlink = Path.unlink
+
+        def watched(path: Path, **how: bool) -> None:
+            left.append({key for key, _ in storage.sizes()})
+            unlink(path, **how)
+
+        monkeypatch.setattr(Path, "unlink", watched)
+        storage.clear(last="a/last")
+        assert all("a/last" in keys for keys in left)
+        assert left
+    else:
+        storage.clear(last="a/last")
+    assert not list(storage.sizes())
+
+
 def test_clear_spares_the_neighbours(storage: Storage):
     inner = open_storage(f"{storage.root}/a" if is_url(storage.root) else Path(storage.root, "a"))
     for key in ("a/1", "ab/1"):

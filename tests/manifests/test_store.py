@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -263,6 +264,66 @@ def test_a_record_of_another_plan_counts_as_none(unwritten: Written) -> None:
     assert recorded(storage, unwritten.manifest) == {0, 1}
     columns = unwritten.columns | {"delta": unwritten.columns["delta"] * 0.5}
     assert recorded(storage, create_store(storage, unwritten.manifest, columns)) == set()
+
+
+def test_a_record_that_can_not_be_read_is_no_missing_one(unwritten: Written) -> None:
+    from fbind.manifests.writer import recorded
+
+    unwritten.write(0, 1)
+    storage = LocalStorage(unwritten.path)
+    record = unwritten.path / "integrity/record/c/1/0"
+    content = record.read_bytes()
+    record.write_bytes(content[:-1])
+    assert recorded(storage, unwritten.manifest) == {0}
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(ResourceError, match=r"can't read the record of shard 1, .*c/1/0: Is a directory"):
+        recorded(storage, unwritten.manifest)
+
+
+def test_records_in_a_bucket(unwritten: Written, bucket: str) -> None:
+    from fbind.manifests.storage import open_storage
+    from fbind.manifests.writer import recorded, seal
+
+    unwritten.write(2, 0)
+    storage = open_storage(f"{bucket}/b.zarr")
+    for key, _ in LocalStorage(unwritten.path).sizes():
+        storage.write(key, (unwritten.path / key).read_bytes())
+    assert recorded(storage, unwritten.manifest) == {0, 2}
+    with pytest.raises(IncompleteStoreError, match=r"lacks 1 of 3 shards \(the first: 1\)"):
+        seal(storage, unwritten.manifest)
+
+
+def test_a_store_that_is_replaced_while_a_shard_is_renamed_gets_no_record(unwritten: Written) -> None:
+    from fbind.manifests.writer import create_store, open_shard
+
+    storage = LocalStorage(unwritten.path)
+    with open_shard(storage, unwritten.manifest, 1) as shard:
+        for _ in unwritten.manifest.rows_of(1):
+            shard.append(None)
+        last = list(shard.arrays.values())[-1].upload
+        commit = last.commit
+
+        def replaced() -> None:
+            commit()
+            create_store(storage, unwritten.manifest.model_copy(update={"seed": 4, "plan": ""}), unwritten.columns)
+
+        last.commit = replaced  # type: ignore[method-assign]
+        with pytest.raises(StoreError, match="was removed or replaced"):
+            shard.commit()
+    assert not (unwritten.path / "integrity/record/c/1").exists()
+
+
+def test_an_open_store_travels_without_its_indexes(written: Written) -> None:
+    store = BlendStore.open(written.path)
+    fresh = len(pickle.dumps(store))
+    first = store.read(0)
+    for index in range(len(store)):
+        store.read(index)
+    again = pickle.loads(pickle.dumps(store))
+    columns = sum(store.column(name).nbytes + 200 for name in ("delta", "size"))
+    assert len(pickle.dumps(store)) < fresh + columns
+    assert np.array_equal(again.read(0).image, first.image)
 
 
 def test_a_store_that_was_removed_does_not_come_back(unwritten: Written) -> None:

@@ -202,7 +202,7 @@ def test_scheduler_that_is_not_there(
         (["--strategy", "none", "--disjoint"], 2, "--disjoint is about blends"),
         (["--clusters", "nowhere.json"], 3, "no clusters file at nowhere.json"),
         (["--root", "/nowhere"], 3, "/nowhere"),
-        (["--samples-per-shard", "0"], 2, "0 is not in the range x>=1"),
+        (["--samples-per-shard", "0"], 2, "0 is not in the range 1<=x<=65536"),
     ],
 )
 def test_bad_options_in_one_line(

@@ -12,7 +12,7 @@ from fbind.manifests.storage import LocalStorage
 from fbind.manifests.strategies import CategoryStrategy, HalfStrategy, RandomStrategy
 from fbind.pipeline import inspection
 from fbind.pipeline.inspection import Inspection, inspect_store
-from fbind.pipeline.shardtask import used_images
+from fbind.pipeline.pixels import used_images
 
 from .conftest import write_store
 

@@ -193,7 +193,7 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_what_is_done(tmp_path: Path, fbind: 
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     told = re.search(
-        r"stopped: (\d+) of 150 shards of stopped\.zarr are written; run the same command again to go on "
+        r"stopped: at least (\d+) of 150 shards of stopped\.zarr are written; run the same command again to go on "
         r"\(it will use the .* of decoded sources in .*/cache/fbind-[0-9a-f]{16}\)\n$",
         errors,
     )
@@ -203,9 +203,9 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_what_is_done(tmp_path: Path, fbind: 
     assert (kept / "sources.raw").is_file()
     resumed = fbind("materialize-blends", *options, "--out", "stopped.zarr", "--log", "json", "--profile", "p.json")
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout.splitlines()[0]) == {
-        "event": "resuming", "shards_done": int(told[1]), "shards": 150
-    }  # fmt: skip
+    begun = json.loads(resumed.stdout.splitlines()[0])
+    assert (begun["event"], begun["shards"]) == ("resuming", 150)
+    assert begun["shards_done"] >= int(told[1])  # workers had recorded some more
     # Nothing was decoded again, and at the end nothing is left.
     profile = json.loads((tmp_path / "p.json").read_text())
     assert "look up" in profile["workers checking sources, seconds"]

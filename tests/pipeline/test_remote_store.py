@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fbind.manifests.layout import TWIN
 from fbind.manifests.reader import BlendStore
 from fbind.manifests.storage import LocalStorage, Storage, open_storage
 
@@ -59,6 +60,30 @@ def test_store_in_a_bucket(remote: str, fbind: Fbind, tmp_path: Path) -> None:
     assert virtual.returncode == 0, virtual.stderr
     assert fbind("materialize-blends", "--from", f"{remote}/v.zarr", "--out", url, "--overwrite").returncode == 0
     assert BlendStore.open(url).manifest.samples == 20
+
+
+def test_what_a_kill_leaves_in_a_bucket_is_in_nobodys_way(remote: str, fbind: Fbind, tmp_path: Path) -> None:
+    local, storage = LocalStorage(tmp_path / "local.zarr"), open_storage(f"{remote}/b.zarr")
+    command = ("materialize-blends", "--clusters", "c.json", "--out", f"{remote}/b.zarr", *OPTIONS)
+    storage.write("thesis.txt", b"dear")
+    refused = fbind(*command, "--overwrite")
+    assert refused.returncode == 5
+    said = f"error: {remote}/b.zarr exists and is not a store of blends: choose another --out\n"
+    assert refused.stderr.endswith(said)
+    assert storage.read("thesis.txt") == b"dear"
+    storage.remove("thesis.txt")
+    # Killed while it looked whether it may write, while it created a store, and while it deleted one.
+    for keys, options in (
+        ([".fbind-tmp"], []),
+        ([".fbind-tmp", TWIN, "delta/zarr.json"], []),
+        ([TWIN], ["--overwrite"]),
+    ):
+        for key in keys:
+            storage.write(key, local.read(key) if key != ".fbind-tmp" else b"")
+        done = fbind(*command, *options)
+        assert done.returncode == 0, done.stderr
+        same(f"{remote}/b.zarr", local.path)
+        storage.clear()
 
 
 def test_a_network_that_fails_now_and_then_changes_no_byte(

@@ -24,7 +24,8 @@ from fbind.manifests.records import PLAN_KEY, record_key, shard_fingerprint, wit
 from fbind.manifests.storage import LocalStorage, open_storage
 from fbind.manifests.strategies import CategoryStrategy, HalfStrategy
 from fbind.manifests.writer import PixelSample, write_shard
-from fbind.pipeline.materialize import ExpandOptions, Workers, expand, materialize
+from fbind.pipeline.expansion import ExpandOptions, expand
+from fbind.pipeline.materialize import Workers, materialize
 from fbind.pipeline.plan import StoreOptions
 from fbind.pipeline.repair import Repair, repair
 from fbind.pipeline.shardtask import images_of

@@ -18,7 +18,7 @@ from fbind.manifests.storage import LocalStorage
 from fbind.manifests.store import ShardManifest
 from fbind.manifests.strategies import STRATEGIES
 from fbind.manifests.writer import PixelSample, write_shard
-from fbind.pipeline.shardtask import used_images
+from fbind.pipeline.pixels import used_images
 from fbind.pipeline.verification import Verification, expected_files, verify
 
 from .conftest import Fbind, write_store
