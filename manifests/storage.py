@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from .base import AtomicFile, unwritable
+from .base import unwritable, write_atomically
+from .direct import LargeFile
 from .errors import ConfigError
 
 Place = str | Path
@@ -195,21 +196,20 @@ class LocalStorage:
             return
 
     def write(self, key: str, *parts: bytes | memoryview) -> None:
-        upload = self.upload(key)
-        try:
-            upload.write(*parts)
-            upload.commit()
-        finally:
-            upload.abort()
+        write_atomically(self._in_its_folder(key), *parts)
 
-    def upload(self, key: str) -> AtomicFile:
+    def upload(self, key: str) -> LargeFile:
+        return LargeFile(self._in_its_folder(key))
+
+    def _in_its_folder(self, key: str) -> Path:
+        """A file's path, whose folder is made first."""
         path = self.path / key
         try:
             # Below the root only: a root that was removed meanwhile must not come back as half a store.
             _make_folders(self.path, path.parent)
         except OSError as error:
             raise unwritable(path, error) from error
-        return AtomicFile(path)
+        return path
 
     def remove(self, key: str) -> None:
         try:
