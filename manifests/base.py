@@ -77,9 +77,6 @@ class AtomicFile:
         assert self._temporary is not None
         try:
             os.fchmod(self._handle, 0o666 & ~UMASK)
-            if hasattr(os, "posix_fadvise"):
-                # Starts writing to the disk at once, and not only when memory is full of unwritten pages.
-                os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_DONTNEED)
             self._temporary.replace(self._path)
         except OSError as error:
             raise unwritable(self._path, error) from error

@@ -158,15 +158,15 @@ class PlainStrategy(Frozen):
         return False
 
 
-AnyStrategy = (
+AnyBlending = (
     CategoryStrategy
     | RandomStrategy
     | WithinCategoryStrategy
     | FixedDeltaStrategy
     | HalfStrategy
     | CoOccurrenceStrategy
-    | PlainStrategy
 )
+AnyStrategy = AnyBlending | PlainStrategy
 Strategy = Annotated[AnyStrategy, Field(discriminator="name")]
 
 STRATEGIES: dict[str, type[AnyStrategy]] = {

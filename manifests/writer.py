@@ -21,7 +21,6 @@ from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .layout import TWIN, chunk_codec, metadata_files
 from .records import PLAN_KEY, plan_bytes, read_plan, read_record, record_key, shard_record, store_digest, with_checksum
 from .shards import ShardIndex, shard_key
-from .stopwatch import Stopwatch
 from .storage import LocalStorage, Storage, Upload
 from .store import PixelArray, ShardManifest
 
@@ -99,6 +98,11 @@ class ArrayWriter:
     def view(self, height: int, width: int) -> np.ndarray:
         """The (height, width, …) corner of the canvas that the next row is drawn on."""
         return self._canvas[:height, :width]
+
+    def draw(self, pixels: np.ndarray, height: int, width: int) -> Chunk:
+        """The next row from its (height, width, …) pixels."""
+        self.view(height, width)[:] = pixels
+        return self.encode(height, width)
 
     def encode(self, height: int, width: int) -> Chunk:
         """What has been drawn, padded to the canvas and encoded."""
@@ -196,33 +200,22 @@ def open_shard(storage: Storage, manifest: ShardManifest, shard: int) -> Iterato
 
 
 def write_shard(
-    storage: Storage,
-    manifest: ShardManifest,
-    shard: int,
-    rows: Iterable[PixelSample | None],
-    stopwatch: Stopwatch | None = None,
+    storage: Storage, manifest: ShardManifest, shard: int, rows: Iterable[PixelSample | None]
 ) -> ShardWritten:
     """Write one whole shard from the pixels of its rows, in order; ``None`` leaves a row empty."""
-    stopwatch = stopwatch or Stopwatch()
     with open_shard(storage, manifest, shard) as writer:
         for pixels in rows:
             if pixels is None:
                 writer.append(None)
                 continue
-            stopwatch.lap("pixels")
             height, width = pixels.image.shape[:2]
             chunks = []
             for array, drawn in zip(writer.arrays.values(), pixels, strict=False):
                 if drawn is None:
                     raise ValueError(f"shard {shard}: a store of blends takes phantom label maps")
-                array.view(height, width)[:] = drawn
-                chunks.append(array.encode(height, width))
-            stopwatch.lap("encode")
+                chunks.append(array.draw(drawn, height, width))
             writer.append(chunks)
-            stopwatch.lap("write")
-        written = writer.commit()
-        stopwatch.lap("write")
-        return written
+        return writer.commit()
 
 
 def check_plan(storage: Storage, manifest: ShardManifest) -> None:

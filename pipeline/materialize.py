@@ -105,7 +105,9 @@ def materialize(
     existing = existing_plan(storage, overwrite)
     if existing is not None and existing.left_out and skip and not overwrite:
         clusters = clusters.without(set(existing.left_out))
-        plan = make_plan(clusters, options, existing.left_out)
+        if plan is not None and plan.manifest.left_out != existing.left_out:
+            plan = None
+        plan = plan or make_plan(clusters, options, existing.left_out)
     plan = plan or make_plan(clusters, options)
     check_labels(clusters)
     check_writable(storage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..manifests.stopwatch import Stopwatch
+from .stopwatch import Stopwatch
 
 
 @dataclass

@@ -17,10 +17,10 @@ from ..manifests.clusters import ImageRecord, SourceSpec
 from ..manifests.errors import ManifestError, SourceError, StoreError
 from ..manifests.labels import VOID
 from ..manifests.reader import BlendStore
-from ..manifests.stopwatch import Stopwatch
 from ..manifests.writer import ArrayWriter, Chunk, ShardWriter, open_shard
 from .counting import count_pixels
 from .pixels import FilePixels, Origin, SourceImage, SourcePixels, remove_cache, used_images
+from .stopwatch import Stopwatch
 
 LABEL_CHUNKS_BYTES = 64 << 20
 """How much of encoded label maps a worker remembers: the same map is needed for every blend its image takes part in."""
@@ -156,11 +156,8 @@ class Job:
         """A source image and its label map, for a virtual store."""
         pixels = self._pixels.get(row)
         stopwatch.lap("sources")
-        chunks = []
-        for array, drawn in zip(writer.arrays.values(), pixels, strict=True):
-            height, width = drawn.shape[:2]
-            array.view(height, width)[:] = drawn
-            chunks.append(array.encode(height, width))
+        size = pixels[1].shape
+        chunks = [array.draw(drawn, *size) for array, drawn in zip(writer.arrays.values(), pixels, strict=True)]
         stopwatch.lap("encode images")
         return chunks
 

@@ -13,6 +13,7 @@ from .places import PlaceType, absolute
 from .plans import describe_expansion, describe_plan
 from .quantities import Bytes, CanvasSize
 from .strategies import about_empty, strategy_of, strategy_options
+from .workers import check_workers, worker_options
 
 if TYPE_CHECKING:
     from ..materialize import Outcome, Workers
@@ -72,12 +73,7 @@ MAX_SAMPLES_PER_SHARD = 65536
 @click.option(
     "--max-side", type=click.IntRange(1, 65535), help="Scale images down whose longer side has more pixels than this."
 )
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Worker processes on this machine.  [default: one per core]"
-)
-@click.option(
-    "--scheduler", metavar="ADDRESS", help="Use a running Dask cluster: tcp://host:port, or a scheduler file."
-)
+@worker_options
 @click.option(
     "--cache-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -126,8 +122,7 @@ def materialize_blends(**given: Any) -> None:
     """
     from ...manifests.errors import ConfigError
 
-    if given["workers"] and given["scheduler"]:
-        raise ConfigError("--workers starts processes here and --scheduler uses a cluster's: give one of them")
+    check_workers(given["workers"], given["scheduler"])
     if given["memory_limit"] and given["scheduler"]:
         raise ConfigError("--memory-limit is for processes on this machine: give it to the cluster's `dask worker`")
     # Batch systems and containers end a run with SIGTERM: leave as tidily as after Ctrl-C.

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .places import PlaceType, absolute
+from .workers import check_workers, worker_options
 
 
 @click.command()
@@ -19,12 +20,7 @@ from .places import PlaceType, absolute
     type=click.Path(path_type=Path, dir_okay=False),
     help="The clusters file that STORE was made from; needed when its recipes are damaged.",
 )
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Worker processes on this machine.  [default: one per core]"
-)
-@click.option(
-    "--scheduler", metavar="ADDRESS", help="Use a running Dask cluster: tcp://host:port, or a scheduler file."
-)
+@worker_options
 @click.option("--dry-run", is_flag=True, help="Say what is broken and what would be done, and change nothing.")
 def repair(
     store: str | Path,
@@ -40,7 +36,6 @@ def repair(
     again from the source images, and proves by the store's digest that they are what they were.
     """
     from ...manifests.clusters import load_clusters
-    from ...manifests.errors import ConfigError
     from ...manifests.storage import open_storage
     from ..clusters import usable_cores
     from ..materialize import Workers
@@ -50,8 +45,7 @@ def repair(
     from .inspection import checking
     from .reports import print_verification
 
-    if workers and scheduler:
-        raise ConfigError("--workers starts processes here and --scheduler uses a cluster's: give one of them")
+    check_workers(workers, scheduler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as materialize-blends does
     clusters = None if clusters_file is None else load_clusters(clusters_file)
     storage = open_storage(store)

@@ -18,6 +18,7 @@ from ...manifests.clusters import ClusterManifest
 from ...manifests.errors import ConfigError
 from ...manifests.strategies import (
     NO_CLASS,
+    AnyBlending,
     CategoryStrategy,
     CoOccurrenceStrategy,
     FixedDeltaStrategy,
@@ -34,14 +35,6 @@ from .partners import Company, Rule, draw_distinct, draw_partners
 
 BLOCK = 1 << 16
 """Pairings that are given partners together; part of what a seed means, so changing it changes the recipes."""
-BlendingStrategies = (
-    CategoryStrategy
-    | RandomStrategy
-    | WithinCategoryStrategy
-    | FixedDeltaStrategy
-    | HalfStrategy
-    | CoOccurrenceStrategy
-)
 MOST_RECIPES = 100_000_000
 """Columns of so many recipes fill 1.4 GB, their blends some 50 TB."""
 
@@ -104,7 +97,7 @@ def plan_recipes(clusters: ClusterManifest, strategy: Strategy, seed: int, limit
     )
 
 
-def scheme_of(clusters: ClusterManifest, strategy: BlendingStrategies, seed: np.random.SeedSequence) -> Scheme:
+def scheme_of(clusters: ClusterManifest, strategy: AnyBlending, seed: np.random.SeedSequence) -> Scheme:
     """The scheme of any strategy that blends."""
     match strategy:
         case CategoryStrategy() | HalfStrategy():
@@ -292,7 +285,7 @@ def _check_memory(count: int, what: str) -> None:
         )
 
 
-def _none_possible(strategy: BlendingStrategies) -> str:
+def _none_possible(strategy: AnyBlending) -> str:
     if isinstance(strategy, WithinCategoryStrategy):
         needed = "a category with two images"
     else:
